@@ -1,0 +1,493 @@
+//! The environment, read once: every variable is checked and every fault reported together.
+//!
+//! No variable holds a secret, but an operator may put one into the wrong variable. So a fault
+//! names the variable and what was expected there, and never repeats the value.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::credentials::{Credential, Reference};
+use crate::feed::Dialect;
+use crate::filter::Filter;
+
+/// Where variables come from: the process environment, or a map in a test.
+pub trait Environment {
+    /// The value of `name`; `None` where it is not set, `Some(Err)` where it is not Unicode.
+    fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>>;
+}
+
+/// The value of a variable is not valid Unicode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUnicode;
+
+impl<const N: usize> Environment for [(&str, &str); N] {
+    fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
+        self.as_slice().variable(name)
+    }
+}
+
+impl Environment for [(&str, &str)] {
+    fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
+        self.iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| Ok((*value).to_owned()))
+    }
+}
+
+/// What to do when the process cannot be hardened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardening {
+    /// Say so in one warning, and run on.
+    BestEffort,
+    /// Do not start.
+    Required,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Everything the worker was told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The DynamoDB table: `DYNAMODBTABLE`.
+    pub table: String,
+    /// `AWSREGION`; where it is not set, the SDK's own region chain decides.
+    pub region: Option<String>,
+    /// The track phrases: `FILTER`.
+    pub filter: Filter,
+    /// Where each credential that the dialect needs is kept.
+    pub references: Vec<(Credential, Reference)>,
+    /// What the feed speaks: `FEED`.
+    pub dialect: Dialect,
+    /// The stream's endpoint: `FEED_URL`.
+    pub feed_url: Url,
+    /// How long startup retries what is transient: `START_LIMIT`.
+    pub start_limit: Duration,
+    /// How long a stop may drain: `STOP_LIMIT`.
+    pub stop_limit: Duration,
+    /// `HARDENING`.
+    pub hardening: Hardening,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// `RUST_LOG`: the directives of the log filter.
+    pub log_filter: String,
+    /// Variables that are set and that this version does not act on.
+    pub unheeded: Vec<&'static str>,
+}
+
+/// One variable that cannot be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The variable.
+    pub variable: &'static str,
+    /// What is expected there.
+    pub expectation: String,
+}
+
+/// All faults of an environment; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} fault(s)", self.0.len())?;
+        for Fault {
+            variable,
+            expectation,
+        } in &self.0
+        {
+            write!(f, "; {variable}: expected {expectation}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Variables of later versions. Whoever sets one is told that it changes nothing yet.
+const UNHEEDED: [&str; 8] = [
+    "ROTATION_POLL",
+    "ROTATION_QUEUE_URL",
+    "ROTATION_BRIDGE",
+    "SPOOL_DIR",
+    "SPOOL_BYTES",
+    "ALLOW_ENVIRONMENT",
+    "READ_BUDGET",
+    "METRICS_NAMESPACE",
+];
+
+impl Config {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// Every variable that cannot be used, with what was expected of it.
+    pub fn read(environment: &(impl Environment + ?Sized)) -> Result<Self, Faults> {
+        let mut reader = Reader {
+            environment,
+            faults: Vec::new(),
+        };
+        let dialect = reader.dialect();
+        // Without a dialect the references are still checked, so that one run tells everything.
+        let credentials = dialect.map_or(Credential::ALL.as_slice(), Dialect::credentials);
+        let references: Vec<_> = credentials
+            .iter()
+            .filter_map(|credential| Some((*credential, reader.reference(*credential)?)))
+            .collect();
+        let table = reader.parse("DYNAMODBTABLE", "twitterStream", TABLE, table_name);
+        let region = reader.optional("AWSREGION", REGION, region_name);
+        let filter = reader.filter();
+        let feed_url = reader.parse(
+            "FEED_URL",
+            dialect.unwrap_or(Dialect::TwitterV1_1).default_url(),
+            FEED_URL,
+            feed_url,
+        );
+        let start_limit = reader.parse("START_LIMIT", "5m", DURATION, duration);
+        let stop_limit = reader.parse("STOP_LIMIT", "25s", DURATION, duration);
+        let hardening = reader.parse("HARDENING", "best-effort", HARDENING, |text| match text {
+            "best-effort" => Some(Hardening::BestEffort),
+            "required" => Some(Hardening::Required),
+            _ => None,
+        });
+        let log_format = reader.parse("LOG_FORMAT", "json", LOG_FORMAT, |text| match text {
+            "json" => Some(LogFormat::Json),
+            "text" => Some(LogFormat::Text),
+            _ => None,
+        });
+        let log_filter = reader.parse("RUST_LOG", "info", LOG_FILTER, log_filter);
+        let unheeded = UNHEEDED
+            .into_iter()
+            .filter(|name| reader.text(name).is_some())
+            .collect();
+        match (
+            dialect,
+            table,
+            filter,
+            feed_url,
+            start_limit,
+            stop_limit,
+            hardening,
+            log_format,
+            log_filter,
+        ) {
+            (
+                Some(dialect),
+                Some(table),
+                Some(filter),
+                Some(feed_url),
+                Some(start_limit),
+                Some(stop_limit),
+                Some(hardening),
+                Some(log_format),
+                Some(log_filter),
+            ) if reader.faults.is_empty() => Ok(Self {
+                table,
+                region,
+                filter,
+                references,
+                dialect,
+                feed_url,
+                start_limit,
+                stop_limit,
+                hardening,
+                log_format,
+                log_filter,
+                unheeded,
+            }),
+            _ => Err(Faults(reader.faults)),
+        }
+    }
+}
+
+const TABLE: &str =
+    "the name of a DynamoDB table (3 to 255 of letters, digits, '_', '-' and '.'), or its ARN";
+const REGION: &str = "the name of an AWS region, such as us-west-2";
+const FEED_URL: &str = "an https URL without user, password, query and fragment \
+                        (http is taken for a loopback address only)";
+const DURATION: &str = "a duration with its unit, such as 25s or 5m, of at most a day";
+const HARDENING: &str = "best-effort or required";
+const LOG_FORMAT: &str = "json or text";
+const LOG_FILTER: &str =
+    "a log level, or directives of tracing's EnvFilter such as info,twitterstream=debug";
+
+struct Reader<'a, E: ?Sized> {
+    environment: &'a E,
+    faults: Vec<Fault>,
+}
+
+impl<E: Environment + ?Sized> Reader<'_, E> {
+    fn fault(&mut self, variable: &'static str, expectation: impl Into<String>) {
+        self.faults.push(Fault {
+            variable,
+            expectation: expectation.into(),
+        });
+    }
+
+    /// The text of a variable; `None` where it is not set. One that is set to nothing, as a
+    /// task definition's empty `value` does, counts as not set.
+    fn text(&mut self, variable: &'static str) -> Option<String> {
+        match self.environment.variable(variable)? {
+            Ok(text) if text.is_empty() => None,
+            Ok(text) => Some(text),
+            Err(NotUnicode) => {
+                self.fault(variable, "valid Unicode");
+                None
+            }
+        }
+    }
+
+    /// A variable without a default.
+    fn optional<T>(
+        &mut self,
+        variable: &'static str,
+        expectation: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(variable)?;
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.fault(variable, expectation);
+        }
+        parsed
+    }
+
+    /// A variable with a default, which goes through the same check. `None` after a fault.
+    fn parse<T>(
+        &mut self,
+        variable: &'static str,
+        default: &str,
+        expectation: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(variable).unwrap_or_else(|| default.to_owned());
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.fault(variable, expectation);
+        }
+        parsed
+    }
+
+    fn dialect(&mut self) -> Option<Dialect> {
+        match self.text("FEED").as_deref() {
+            Some("twitter-v1.1") => Some(Dialect::TwitterV1_1),
+            None => {
+                self.fault(
+                    "FEED",
+                    "twitter-v1.1 (x-v2, which is to be the default, is not part of this version)",
+                );
+                None
+            }
+            Some(_) => {
+                self.fault("FEED", "twitter-v1.1");
+                None
+            }
+        }
+    }
+
+    fn reference(&mut self, credential: Credential) -> Option<Reference> {
+        let text = self
+            .text(credential.variable())
+            .unwrap_or_else(|| credential.default_secret().to_owned());
+        match text.parse() {
+            Ok(reference) => Some(reference),
+            Err(error) => {
+                self.fault(credential.variable(), format!("{error}"));
+                None
+            }
+        }
+    }
+
+    fn filter(&mut self) -> Option<Filter> {
+        let text = self.text("FILTER").unwrap_or_else(|| "Amazon".to_owned());
+        match Filter::parse(&text) {
+            Ok(filter) => Some(filter),
+            Err(error) => {
+                self.fault("FILTER", error.to_string());
+                None
+            }
+        }
+    }
+}
+
+fn table_name(text: &str) -> Option<String> {
+    let name = match text.strip_prefix("arn:") {
+        Some(arn) => arn.rsplit_once(":table/")?.1,
+        None => text,
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    ((3..=255).contains(&name.len()) && name.chars().all(allowed)).then(|| text.to_owned())
+}
+
+fn region_name(text: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (text.len() <= 32 && text.contains('-') && text.chars().all(allowed)).then(|| text.to_owned())
+}
+
+fn feed_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let loopback = match url.host()? {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => IpAddr::V4(address).is_loopback(),
+        Host::Ipv6(address) => IpAddr::V6(address).is_loopback(),
+    };
+    let scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
+    // A query would take the place of the form in reqwest-oauth1's signature.
+    let bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    (scheme && bare).then_some(url)
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| *duration <= Duration::from_hours(24))
+}
+
+fn log_filter(text: &str) -> Option<String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .ok()
+        .map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEED: (&str, &str) = ("FEED", "twitter-v1.1");
+
+    fn faulty(environment: &(impl Environment + ?Sized)) -> Vec<&'static str> {
+        let faults = Config::read(environment).unwrap_err();
+        faults.0.iter().map(|fault| fault.variable).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documents() {
+        let config = Config::read(&[FEED]).unwrap();
+        assert_eq!(
+            (config.table.as_str(), config.region),
+            ("twitterStream", None)
+        );
+        assert_eq!(config.filter.track(), "Amazon");
+        let secrets: Vec<_> = config
+            .references
+            .iter()
+            .map(|(_, reference)| reference.secret_id())
+            .collect();
+        assert_eq!(
+            secrets,
+            [
+                "CONSUMERKEY",
+                "CONSUMERSECRETKEY",
+                "ACCESSTOKEN",
+                "ACCESSTOKENSECRET"
+            ]
+        );
+        assert_eq!(config.feed_url.as_str(), Dialect::TwitterV1_1.default_url());
+        assert_eq!(config.start_limit, Duration::from_mins(5));
+        assert_eq!(config.stop_limit, Duration::from_secs(25));
+        assert_eq!(config.unheeded, [""; 0]);
+    }
+
+    #[test]
+    fn an_empty_variable_is_one_that_is_not_set() {
+        let config = Config::read(&[FEED, ("AWSREGION", ""), ("FILTER", "")]).unwrap();
+        assert_eq!((config.region, config.filter.track()), (None, "Amazon"));
+    }
+
+    #[test]
+    fn every_fault_is_in_one_report() {
+        let environment = [
+            ("AWSREGION", "somewhere"),
+            ("DYNAMODBTABLE", "a b"),
+            ("FILTER", " , "),
+            ("FEED", "rss"),
+            ("FEED_URL", "ftp://example.com/"),
+            ("ACCESSTOKEN_SECRET", "arn:aws:s3:::bucket"),
+            ("START_LIMIT", "5"),
+            ("STOP_LIMIT", "2 days"),
+            ("HARDENING", "no"),
+            ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "twitterstream=LOUD"),
+        ];
+        let mut found = faulty(&environment);
+        let mut expected: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn no_fault_repeats_a_value() {
+        const NAMES: [&str; 15] = [
+            "AWSREGION",
+            "DYNAMODBTABLE",
+            "FILTER",
+            "FEED",
+            "FEED_URL",
+            "CONSUMERKEY_SECRET",
+            "CONSUMERSECRETKEY_SECRET",
+            "ACCESSTOKEN_SECRET",
+            "ACCESSTOKENSECRET_SECRET",
+            "START_LIMIT",
+            "STOP_LIMIT",
+            "HARDENING",
+            "LOG_FORMAT",
+            "RUST_LOG",
+            "ROTATION_POLL",
+        ];
+        let value = "MARKER //=,[ MARKER that is longer than a phrase may be, by far: MARKER";
+        let environment = NAMES.map(|name| (name, value));
+        let error = Config::read(&environment).unwrap_err();
+        assert!(error.0.len() >= 13, "{error}");
+        assert!(!format!("{error} {error:?}").contains("MARKER"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_alone_and_a_url_carries_no_password() {
+        for (url, taken) in [
+            ("http://127.0.0.1:8080/1.1/statuses/filter.json", true),
+            ("http://[::1]/", true),
+            ("http://localhost/", true),
+            ("https://example.com/stream", true),
+            ("http://example.com/", false),
+            ("http://localhost.example.com/", false),
+            ("https://user@example.com/", false),
+            ("https://user:password@example.com/", false),
+            ("https://example.com/?track=x", false),
+            ("https://example.com/#x", false),
+            ("/relative", false),
+        ] {
+            assert_eq!(
+                Config::read(&[FEED, ("FEED_URL", url)]).is_ok(),
+                taken,
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_unicode_is_a_fault() {
+        struct NotText;
+        impl Environment for NotText {
+            fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
+                (name == "FILTER").then_some(Err(NotUnicode))
+            }
+        }
+        assert_eq!(faulty(&NotText), ["FEED", "FILTER"]);
+    }
+
+    #[test]
+    fn variables_without_effect_are_known() {
+        let config = Config::read(&[FEED, ("ROTATION_POLL", "1s")]).unwrap();
+        assert_eq!(config.unheeded, ["ROTATION_POLL"]);
+    }
+}

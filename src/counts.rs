@@ -1,0 +1,99 @@
+//! What was read, matched and written: one set of counters for the whole path, shared between
+//! those who count and those who report.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// A counter that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters, along the path of the data.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Streams opened.
+    pub connects: Counter,
+    /// Posts read.
+    pub posts_read: Counter,
+    /// Empty records.
+    pub keep_alives: Counter,
+    /// Notices of any kind.
+    pub notices: Counter,
+    /// Records that are JSON and nothing known.
+    pub unknown: Counter,
+    /// Records that are not JSON, or a post with parts missing.
+    pub malformed: Counter,
+    /// Records over the bound.
+    pub over_long: Counter,
+    /// Posts that matched the filter: each is a row that was accepted.
+    pub posts_matched: Counter,
+    /// Rows that DynamoDB has acknowledged.
+    pub rows_written: Counter,
+    /// Those of them that found their key taken and went to `date#id`.
+    pub rows_collided: Counter,
+    /// Rows that can never be written.
+    pub rows_rejected: Counter,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "each field is the counter of the same name in Counts"
+)]
+pub struct Summary {
+    pub connects: u64,
+    pub posts_read: u64,
+    pub keep_alives: u64,
+    pub notices: u64,
+    pub unknown: u64,
+    pub malformed: u64,
+    pub over_long: u64,
+    pub posts_matched: u64,
+    pub rows_written: u64,
+    pub rows_collided: u64,
+    pub rows_rejected: u64,
+    /// Rows accepted, and neither written nor rejected yet. At the end of a run they are lost.
+    pub rows_waiting: u64,
+}
+
+impl Counts {
+    /// All of them, now.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        // Read in the reverse of the order in which a row passes them, so that the difference
+        // below is never negative.
+        let rows_rejected = self.rows_rejected.count();
+        let rows_collided = self.rows_collided.count();
+        let rows_written = self.rows_written.count();
+        let posts_matched = self.posts_matched.count();
+        Summary {
+            connects: self.connects.count(),
+            posts_read: self.posts_read.count(),
+            keep_alives: self.keep_alives.count(),
+            notices: self.notices.count(),
+            unknown: self.unknown.count(),
+            malformed: self.malformed.count(),
+            over_long: self.over_long.count(),
+            posts_matched,
+            rows_written,
+            rows_collided,
+            rows_rejected,
+            rows_waiting: posts_matched.saturating_sub(rows_written + rows_rejected),
+        }
+    }
+}

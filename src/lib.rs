@@ -1,0 +1,33 @@
+//! A worker for AWS Fargate that holds third-party credentials the way a security reviewer would
+//! want: it asks AWS Secrets Manager itself, with its *task role*, and never puts a value into an
+//! environment variable, a file or a log.
+//!
+//! The modules, in the order in which the data meets them:
+//!
+//! 1. [`config`] reads the environment, none of which is secret, and reports every fault at once.
+//! 2. [`credentials`] fetches the secrets from Secrets Manager as one [`credentials::Generation`].
+//! 3. [`feed`] signs a request with them, keeps the stream open, cuts it into records and reads
+//!    each record as a message.
+//! 4. [`filter`] keeps the posts that match the track phrases.
+//! 5. [`table`] writes user, date and text of each to DynamoDB.
+//! 6. [`worker`] is the straight line through all of them, and the drain at a stop.
+//!
+//! Beside the path: [`process`] hardens the process before anything is read, [`counts`] counts what
+//! passes, [`retry`] says how long to wait before a next try, and [`telemetry`] what may be said in
+//! a log, and how.
+//!
+//! Dependencies point one way: `main -> worker -> {credentials, feed, filter, table}`.
+//! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
+
+pub mod config;
+pub mod counts;
+pub mod credentials;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod feed;
+pub mod filter;
+pub mod process;
+pub mod retry;
+pub mod table;
+pub mod telemetry;
+pub mod worker;

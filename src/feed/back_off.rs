@@ -1,0 +1,122 @@
+//! How long to wait before the next connection.
+//!
+//! The classes and figures are those of X's [Connecting to a streaming endpoint][connecting]:
+//! a network error is tried again at once, then 250 ms later each time up to 16 s; an HTTP error
+//! after 5 s, doubling up to 320 s; being told to slow down (420, 429) after 60 s, doubling.
+//!
+//! [connecting]: https://developer.x.com/en/docs/twitter-api/v1/tweets/filter-realtime/guides/connecting
+
+use std::time::Duration;
+
+/// Why a connection ended, or was not had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The TCP or TLS connection failed, or the stream ended.
+    Network,
+    /// The server answered with an error.
+    Http,
+    /// The server asked this client to slow down.
+    RateLimit,
+}
+
+impl Class {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Http => "http",
+            Self::RateLimit => "rate limit",
+        }
+    }
+
+    const fn wait(self, failures: u32) -> Duration {
+        // No class has more steps than 64, so the shift below is bounded too.
+        let step = if failures > 65 {
+            64
+        } else {
+            failures.saturating_sub(1)
+        };
+        match self {
+            Self::Network => Duration::from_millis(250 * step as u64),
+            Self::Http => Self::doubled(5, step, 320),
+            // X names no ceiling. A quarter of an hour is the window of its rate limits.
+            Self::RateLimit => Self::doubled(60, step, 900),
+        }
+    }
+
+    const fn doubled(first_seconds: u64, step: u32, most_seconds: u64) -> Duration {
+        let doubled = if step > 8 {
+            most_seconds
+        } else {
+            first_seconds << step
+        };
+        Duration::from_secs(if doubled > most_seconds {
+            most_seconds
+        } else {
+            doubled
+        })
+    }
+}
+
+/// Counts the failures in a row.
+#[derive(Debug, Default)]
+pub struct BackOff {
+    last: Option<Class>,
+    failures: u32,
+}
+
+impl BackOff {
+    /// The wait after one more failure. Another class than the last one begins anew.
+    #[must_use]
+    pub fn after(&mut self, class: Class) -> Duration {
+        if self.last != Some(class) {
+            self.failures = 0;
+        }
+        self.last = Some(class);
+        self.failures = self.failures.saturating_add(1);
+        class.wait(self.failures)
+    }
+
+    /// A connection has proven itself: the next failure is a first one.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(class: Class, count: usize) -> Vec<f64> {
+        let mut back_off = BackOff::default();
+        (0..count)
+            .map(|_| back_off.after(class).as_secs_f64())
+            .collect()
+    }
+
+    #[test]
+    fn each_class_grows_as_documented_and_stays_at_its_ceiling() {
+        assert_eq!(seconds(Class::Network, 4), [0.0, 0.25, 0.5, 0.75]);
+        assert_eq!(seconds(Class::Network, 200).last(), Some(&16.0));
+        assert_eq!(
+            seconds(Class::Http, 8),
+            [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 320.0]
+        );
+        assert_eq!(
+            seconds(Class::RateLimit, 6),
+            [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
+        );
+        assert_eq!(seconds(Class::Http, 100).last(), Some(&320.0));
+    }
+
+    #[test]
+    fn a_success_or_another_class_begins_anew() {
+        let mut back_off = BackOff::default();
+        let _ = (back_off.after(Class::Http), back_off.after(Class::Http));
+        assert_eq!(back_off.after(Class::RateLimit), Duration::from_mins(1));
+        assert_eq!(back_off.after(Class::Http), Duration::from_secs(5));
+        back_off.reset();
+        assert_eq!(back_off.after(Class::Http), Duration::from_secs(5));
+    }
+}

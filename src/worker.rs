@@ -1,0 +1,323 @@
+//! The worker: credentials and table are proven, then the straight line from the feed to the
+//! table, and at a stop the drain.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::config::Config;
+use crate::counts::{Counts, Summary};
+use crate::credentials::{FetchError, Generation, SecretsManager};
+use crate::feed::message::Post;
+use crate::feed::{Feed, FeedError};
+use crate::filter::Filter;
+use crate::retry::Jitter;
+use crate::table::{self, Row, Table, TableError};
+use crate::telemetry::chain;
+
+/// How often the counts are logged while they change.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// What the worker was asked to do, by signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Request {
+    /// Nothing: go on.
+    #[default]
+    Run,
+    /// Stop reading, write what was accepted, and end.
+    Drain,
+    /// End at once.
+    Leave,
+}
+
+/// Why a worker did not run, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No region is configured anywhere.
+    #[error("there is no AWS region: set AWSREGION or AWS_REGION")]
+    NoRegion,
+    /// The credentials were not had.
+    #[error("the worker has no credentials")]
+    Credentials(#[source] FetchError),
+    /// The table cannot be written.
+    #[error("the worker cannot write its table; {}", .0.kind.advice())]
+    Table(#[source] TableError),
+    /// The feed will never deliver.
+    #[error("the worker has no feed")]
+    Feed(#[source] FeedError),
+    /// Rows were accepted and not written.
+    #[error("{0} rows were accepted and not written")]
+    RowsLost(u64),
+}
+
+/// The SDK's configuration: its own default chain, with the region of the configuration first, and
+/// a name in the user agent that tells the audit trail which version asked.
+///
+/// # Errors
+/// No region is configured anywhere.
+pub async fn sdk_config(region: Option<&str>) -> Result<SdkConfig, WorkerError> {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(Duration::from_secs(10))
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+    if let Ok(name) = AppName::new(concat!("twitterstream-", env!("CARGO_PKG_VERSION"))) {
+        loader = loader.app_name(name);
+    }
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    let sdk = loader.load().await;
+    if sdk.region().is_some() {
+        Ok(sdk)
+    } else {
+        Err(WorkerError::NoRegion)
+    }
+}
+
+/// Runs until it is asked to stop, or cannot go on.
+///
+/// # Errors
+/// A dependency refused for good, `START_LIMIT` passed, or rows were lost at the stop.
+pub async fn run(
+    config: &Config,
+    sdk: &SdkConfig,
+    counts: Arc<Counts>,
+    mut requests: watch::Receiver<Request>,
+) -> Result<(), WorkerError> {
+    let table = Table::new(sdk, config.table.clone());
+    let started = tokio::select! {
+        started = start(config, sdk, &table) => started,
+        () = asked(&mut requests, Request::Drain) => {
+            tracing::info!("asked to stop before the stream was open");
+            return Ok(());
+        }
+    };
+    let track = config.filter.track();
+    let feed = Feed::new(
+        config.feed_url.clone(),
+        track,
+        Arc::new(started?),
+        Arc::clone(&counts),
+    )
+    .map_err(WorkerError::Feed)?;
+
+    let (queue, rows) = mpsc::channel(table::QUEUE);
+    let mut writing = tokio::spawn(table::write_all(table, rows, Arc::clone(&counts)));
+    let reading = tokio::select! {
+        Err(error) = read(feed, &config.filter, queue, &counts) => Err(error),
+        () = progress(&counts) => Ok(()),
+        () = asked(&mut requests, Request::Drain) => Ok(()),
+    };
+
+    // The stream is closed now, and so is the queue's sending end: the writing ends once the queue
+    // is empty.
+    let rows_waiting = counts.summary().rows_waiting;
+    tracing::info!(
+        rows_waiting,
+        "the stream is closed; writing what was accepted"
+    );
+    tokio::select! {
+        drained = timeout(config.stop_limit, &mut writing) => if drained.is_err() {
+            tracing::error!(limit = ?config.stop_limit, "STOP_LIMIT passed with rows still to write");
+        },
+        () = asked(&mut requests, Request::Leave) => {
+            tracing::error!("asked a second time to stop: leaving at once");
+        }
+    }
+    writing.abort();
+    let summary = counts.summary();
+    log(&summary, "stopped");
+    reading.map_err(WorkerError::Feed)?;
+    match summary.rows_waiting {
+        0 => Ok(()),
+        lost => Err(WorkerError::RowsLost(lost)),
+    }
+}
+
+/// Waits until at least this was asked. Whoever asks may go away; then nothing more is asked.
+async fn asked(requests: &mut watch::Receiver<Request>, at_least: Request) {
+    if requests
+        .wait_for(|request| *request >= at_least)
+        .await
+        .is_err()
+    {
+        pending::<()>().await;
+    }
+}
+
+/// Proves table and credentials, both at once.
+async fn start(config: &Config, sdk: &SdkConfig, table: &Table) -> Result<Generation, WorkerError> {
+    let secrets = SecretsManager::new(sdk.clone());
+    let deadline = Instant::now() + config.start_limit;
+    let fetching = retried(
+        deadline,
+        || secrets.fetch(&config.references),
+        |error: &FetchError| error.cause.is_transient(),
+    );
+    let proving = retried(
+        deadline,
+        || table.prove(),
+        |error: &TableError| error.kind.is_transient(),
+    );
+    let (generation, ()) = tokio::try_join!(
+        async { fetching.await.map_err(WorkerError::Credentials) },
+        async { proving.await.map_err(WorkerError::Table) },
+    )?;
+    for held in generation.held() {
+        tracing::info!(
+            secret_id = held.reference.secret_id(),
+            version_id = held.version_id,
+            variable = held.credential.variable(),
+            "a credential was fetched",
+        );
+    }
+    Ok(generation)
+}
+
+/// Asks again after what is transient, until the deadline.
+async fn retried<T, E, F>(
+    deadline: Instant,
+    mut attempt: impl FnMut() -> F,
+    is_transient: impl Fn(&E) -> bool,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::error::Error + 'static,
+{
+    let mut jitter = Jitter::new(Duration::from_millis(500), Duration::from_secs(15));
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let wait = jitter.next_wait();
+        if !is_transient(&error) || Instant::now() + wait > deadline {
+            return Err(error);
+        }
+        let wait_seconds = wait.as_secs_f64();
+        tracing::warn!(
+            error = chain(&error),
+            wait_seconds,
+            "not started yet; trying again"
+        );
+        sleep(wait).await;
+    }
+}
+
+/// The straight line: record, post, filter, row.
+async fn read(
+    mut feed: Feed,
+    filter: &Filter,
+    queue: mpsc::Sender<Row>,
+    counts: &Counts,
+) -> Result<Infallible, FeedError> {
+    loop {
+        let record = feed.next().await?;
+        accept(&feed, &record, filter, &queue, counts).await;
+        while let Some(record) = feed.buffered() {
+            accept(&feed, &record, filter, &queue, counts).await;
+        }
+    }
+}
+
+/// One record. Only a queue that is full makes it wait.
+async fn accept(
+    feed: &Feed,
+    record: &[u8],
+    filter: &Filter,
+    queue: &mpsc::Sender<Row>,
+    counts: &Counts,
+) {
+    let Some(post) = feed.post(record) else {
+        return;
+    };
+    if !filter.matches(&*post) {
+        return;
+    }
+    let Post {
+        user,
+        date,
+        text,
+        id,
+        ..
+    } = *post;
+    let row = Row {
+        user: user.into_owned(),
+        date: date.into_owned(),
+        text: text.into_owned(),
+        id: id.into_owned(),
+    };
+    if queue.capacity() == 0 {
+        tracing::warn!(
+            rows_waiting = table::QUEUE,
+            "the queue is full; the feed waits for the table"
+        );
+    }
+    // Closed only where the writer has panicked, and then the process ends.
+    let Ok(place) = queue.reserve().await else {
+        return;
+    };
+    let Row {
+        user,
+        date,
+        text,
+        id,
+    } = &row;
+    tracing::info!(user, date, text, id, "post");
+    counts.posts_matched.increment();
+    place.send(row);
+}
+
+/// Logs the counts while they change.
+async fn progress(counts: &Counts) {
+    let mut before = Summary::default();
+    let mut ticks = interval(PROGRESS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let summary = counts.summary();
+        if summary != before {
+            log(&summary, "progress");
+        }
+        before = summary;
+    }
+}
+
+fn log(summary: &Summary, message: &str) {
+    let Summary {
+        connects,
+        posts_read,
+        keep_alives,
+        notices,
+        unknown,
+        malformed,
+        over_long,
+        posts_matched,
+        rows_written,
+        rows_collided,
+        rows_rejected,
+        rows_waiting,
+    } = summary;
+    tracing::info!(
+        connects,
+        posts_read,
+        keep_alives,
+        notices,
+        unknown,
+        malformed,
+        over_long,
+        posts_matched,
+        rows_written,
+        rows_collided,
+        rows_rejected,
+        rows_waiting,
+        "{message}",
+    );
+}

@@ -1,0 +1,570 @@
+//! One stream: when it sends what, how records are framed, and how it ends.
+
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::cursor::{Cursor, Kind, Message};
+use super::faults::{Fault, GARBAGE};
+use super::json::Json;
+use super::statistics::Tally;
+use super::wire::Wire;
+use super::{Shared, State};
+
+/// A full-speed stream hands over chunks of about this size: a chunk per record would make HTTP the bottleneck.
+const CHUNK: usize = 64 * 1024;
+
+/// What was decided about an open stream, for its [`Connection`] to carry out.
+pub(super) struct Stream {
+    pub(super) access_token: String,
+    wake: Arc<Notify>,
+    ending: Option<Ending>,
+    condition: Condition,
+    interlude: Option<Interlude>,
+}
+
+/// How a stream ends.
+#[derive(Clone)]
+pub(super) enum Ending {
+    /// The body ends properly.
+    Clean,
+    /// The same, behind a disconnect message.
+    Disconnect { code: u8, reason: String },
+    /// The socket closes within the body.
+    Drop { mid_record: bool },
+}
+
+/// What goes wrong with a stream until its end, or until the faults are cleared.
+enum Condition {
+    Normal,
+    CountDown { posts: u64, ending: Ending },
+    Stall,
+    SlowBytes { every: Duration },
+}
+
+/// What is sent once, before the next post.
+enum Interlude {
+    Garbage { lines: u32 },
+    OverLong { left: u64, begun: bool },
+}
+
+impl Stream {
+    pub(super) fn new(access_token: String) -> Self {
+        Self {
+            access_token,
+            wake: Arc::default(),
+            ending: None,
+            condition: Condition::Normal,
+            interlude: None,
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Lets the connection look again at what it is to do.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+        self.wake();
+    }
+
+    pub(super) fn apply(&mut self, fault: Fault) {
+        match fault {
+            Fault::Status { .. } | Fault::EchoCredentials => {}
+            Fault::DropAfter { posts, mid_record } => {
+                self.condition = Condition::CountDown {
+                    posts,
+                    ending: Ending::Drop { mid_record },
+                };
+            }
+            Fault::EndAfter { posts } => {
+                self.condition = Condition::CountDown {
+                    posts,
+                    ending: Ending::Clean,
+                };
+            }
+            Fault::Stall => self.condition = Condition::Stall,
+            Fault::SlowBytes { every } => self.condition = Condition::SlowBytes { every },
+            Fault::Garbage { lines } => self.interlude = Some(Interlude::Garbage { lines }),
+            Fault::OverLongRecord { bytes } => {
+                self.interlude = Some(Interlude::OverLong {
+                    left: bytes,
+                    begun: false,
+                });
+            }
+            Fault::Disconnect { code, reason } => self.end(Ending::Disconnect { code, reason }),
+        }
+        self.wake();
+    }
+
+    pub(super) fn clear_faults(&mut self) {
+        self.condition = Condition::Normal;
+        self.wake();
+    }
+}
+
+/// Says how many posts are due.
+struct Pacer {
+    rate: Option<NonZeroU32>,
+    started: Instant,
+    sent: u64,
+}
+
+impl Pacer {
+    /// Posts that should have been sent by now and were not. After a pause all of them are due at once, so that
+    /// the rate holds on average.
+    fn due(&self, now: Instant) -> u64 {
+        let Some(rate) = self.rate else {
+            return u64::MAX;
+        };
+        let nanoseconds = now.saturating_duration_since(self.started).as_nanos();
+        let due = nanoseconds * u128::from(rate.get()) / 1_000_000_000;
+        u64::try_from(due)
+            .unwrap_or(u64::MAX)
+            .saturating_sub(self.sent)
+    }
+
+    /// When the next post is due.
+    fn next(&self) -> Instant {
+        let Some(rate) = self.rate else {
+            return self.started;
+        };
+        let nanoseconds = (u128::from(self.sent) + 1) * 1_000_000_000;
+        let nanoseconds = nanoseconds.div_ceil(u128::from(rate.get()));
+        self.started + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    }
+}
+
+/// A record of which not all bytes were sent.
+struct Partial {
+    kind: Kind,
+    json: Vec<u8>,
+    framed: Bytes,
+    next_byte_at: Instant,
+}
+
+/// The sending side of one stream. It is dropped with the HTTP body, whoever ended that.
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    id: u64,
+    wire: Wire,
+    wake: Arc<Notify>,
+    pacer: Pacer,
+    delimited: bool,
+    last_sent: Instant,
+    partial: Option<Partial>,
+    last_step: Option<Step>,
+}
+
+/// What to do next.
+enum Step {
+    Send(Bytes),
+    /// For this long at most, or until something is decided.
+    Wait(Option<Instant>),
+    /// Close the socket.
+    Cut,
+    /// End the body.
+    End,
+}
+
+impl Connection {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: u64,
+        stream: &Stream,
+        wire: Wire,
+        delimited: bool,
+    ) -> Self {
+        let started = Instant::now();
+        Self {
+            pacer: Pacer {
+                rate: shared.rate,
+                started,
+                sent: 0,
+            },
+            shared,
+            id,
+            wire,
+            wake: Arc::clone(&stream.wake),
+            delimited,
+            last_sent: started,
+            partial: None,
+            last_step: None,
+        }
+    }
+
+    /// The body of the answer.
+    pub(super) fn into_body(self) -> axum::body::Body {
+        let chunks = futures_util::stream::unfold(self, |mut connection| async move {
+            let chunk = connection.next().await?;
+            Some((Ok::<_, Infallible>(chunk), connection))
+        });
+        axum::body::Body::from_stream(chunks)
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match self.step() {
+                Step::Send(chunk) => {
+                    self.last_sent = Instant::now();
+                    self.shared.changed();
+                    return Some(chunk);
+                }
+                Step::Wait(Some(instant)) => {
+                    // Whether time passed or something was decided, the next step looks at both.
+                    let _ = timeout_at(instant, self.wake.notified()).await;
+                }
+                Step::Wait(None) => self.wake.notified().await,
+                Step::Cut => {
+                    self.wire.cut_when_flushed();
+                    return std::future::pending().await;
+                }
+                Step::End => return None,
+            }
+        }
+    }
+
+    /// Decides what to do now. What is to be sent is counted here, and goes to HTTP with no await between.
+    fn step(&mut self) -> Step {
+        if let Some(step) = self.last_step.take() {
+            return step;
+        }
+        let now = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let State {
+            streams,
+            cursor,
+            tally,
+            ..
+        } = &mut *state;
+        let Some(stream) = streams.get_mut(&self.id) else {
+            return Step::End;
+        };
+
+        if let Some(step) = self.finish_record(stream, tally, now) {
+            return step;
+        }
+        if let Some(ending) = stream.ending.clone() {
+            return self.end(&ending, cursor, tally, (shared.clock)());
+        }
+        if let Condition::Stall = stream.condition {
+            return Step::Wait(None);
+        }
+        if let Some(chunk) = interlude(stream, self.delimited) {
+            return Step::Send(chunk);
+        }
+
+        let mut due = self.pacer.due(now);
+        match &mut stream.condition {
+            Condition::CountDown { posts: 0, ending } => {
+                let ending = ending.clone();
+                stream.ending = Some(ending.clone());
+                return self.end(&ending, cursor, tally, (shared.clock)());
+            }
+            Condition::CountDown { posts, .. } => due = due.min(*posts),
+            Condition::SlowBytes { .. } if due > 0 => {
+                if let Some(Message { kind, json }) = cursor.take((shared.clock)()) {
+                    let mut framed = Vec::new();
+                    frame(&mut framed, &json, self.delimited);
+                    self.partial = Some(Partial {
+                        kind,
+                        json,
+                        framed: framed.into(),
+                        next_byte_at: now,
+                    });
+                    return Step::Wait(Some(now));
+                }
+            }
+            Condition::SlowBytes { .. } | Condition::Normal | Condition::Stall => {}
+        }
+        let batch = self.batch(cursor, tally, due, (shared.clock)());
+        if !batch.chunk.is_empty() {
+            if let Condition::CountDown { posts, .. } = &mut stream.condition {
+                *posts = posts.saturating_sub(batch.posts);
+            }
+            return Step::Send(batch.chunk.into());
+        }
+        let keep_alive_at = self.last_sent + shared.keep_alive;
+        if now >= keep_alive_at {
+            tally.delivered(Kind::KeepAlive);
+            return Step::Send(Bytes::from_static(b"\r\n"));
+        }
+        let next = if batch.exhausted {
+            keep_alive_at
+        } else {
+            keep_alive_at.min(self.pacer.next())
+        };
+        Step::Wait(Some(next))
+    }
+
+    /// A record that was begun is sent on, byte by byte, or at once if the stream is to end or to be well again.
+    fn finish_record(
+        &mut self,
+        stream: &mut Stream,
+        tally: &mut Tally,
+        now: Instant,
+    ) -> Option<Step> {
+        if let Some(Interlude::OverLong { left, begun: true }) = &mut stream.interlude {
+            let chunk = over_long_part(left);
+            if *left == 0 {
+                stream.interlude = None;
+            }
+            return Some(Step::Send(chunk));
+        }
+        let mut partial = self.partial.take()?;
+        let chunk = match stream.condition {
+            Condition::SlowBytes { every } if stream.ending.is_none() => {
+                if now < partial.next_byte_at {
+                    let instant = partial.next_byte_at;
+                    self.partial = Some(partial);
+                    return Some(Step::Wait(Some(instant)));
+                }
+                partial.next_byte_at = now + every;
+                partial.framed.split_to(1)
+            }
+            _ => std::mem::take(&mut partial.framed),
+        };
+        if partial.framed.is_empty() {
+            self.pacer.sent += tally.delivered(partial.kind);
+        } else {
+            self.partial = Some(partial);
+        }
+        Some(Step::Send(chunk))
+    }
+
+    fn end(
+        &mut self,
+        ending: &Ending,
+        cursor: &mut Cursor,
+        tally: &mut Tally,
+        now: SystemTime,
+    ) -> Step {
+        match ending {
+            Ending::Clean => Step::End,
+            Ending::Disconnect { code, reason } => {
+                self.last_step = Some(Step::End);
+                tally.delivered(Kind::Notice);
+                let mut framed = Vec::new();
+                frame(
+                    &mut framed,
+                    &disconnect(*code, self.id, reason),
+                    self.delimited,
+                );
+                Step::Send(framed.into())
+            }
+            Ending::Drop { mid_record: false } => Step::Cut,
+            Ending::Drop { mid_record: true } => {
+                let Some(message) = next_post(cursor, now) else {
+                    return Step::Cut;
+                };
+                self.last_step = Some(Step::Cut);
+                let mut framed = Vec::new();
+                frame(&mut framed, &message.json, self.delimited);
+                framed.truncate(framed.len() / 2);
+                cursor.hand_back(message);
+                Step::Send(framed.into())
+            }
+        }
+    }
+
+    /// As many posts as are due and fit in a chunk, with what stands between them.
+    fn batch(
+        &mut self,
+        cursor: &mut Cursor,
+        tally: &mut Tally,
+        due: u64,
+        now: SystemTime,
+    ) -> Batch {
+        let mut batch = Batch {
+            chunk: Vec::new(),
+            posts: 0,
+            exhausted: false,
+        };
+        while batch.posts < due && batch.chunk.len() < CHUNK {
+            let Some(message) = cursor.take(now) else {
+                batch.exhausted = true;
+                break;
+            };
+            if batch.chunk.is_empty() {
+                let expected = usize::try_from(due)
+                    .unwrap_or(usize::MAX)
+                    .saturating_mul(3_000);
+                batch.chunk.reserve(expected.min(CHUNK + CHUNK / 8));
+            }
+            frame(&mut batch.chunk, &message.json, self.delimited);
+            cursor.recycle(message.json);
+            batch.posts += tally.delivered(message.kind);
+        }
+        self.pacer.sent += batch.posts;
+        batch
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.streams.remove(&self.id);
+        if let Some(Partial { kind, json, .. }) = self.partial.take() {
+            state.cursor.hand_back(Message { json, kind });
+        }
+        // One that waits for want of posts may have one now.
+        state.streams.values().for_each(Stream::wake);
+        drop(state);
+        self.shared.changed();
+    }
+}
+
+struct Batch {
+    chunk: Vec<u8>,
+    posts: u64,
+    /// Whether there was nothing more to take.
+    exhausted: bool,
+}
+
+/// Appends a record and its line's end. With `delimited=length`, the length before it counts both.
+fn frame(out: &mut Vec<u8>, json: &[u8], delimited: bool) {
+    if delimited && !json.is_empty() {
+        out.extend_from_slice(format!("{}\r\n", json.len() + 2).as_bytes());
+    }
+    out.extend_from_slice(json);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The next message that has two halves.
+fn next_post(cursor: &mut Cursor, now: SystemTime) -> Option<Message> {
+    loop {
+        let message = cursor.take(now)?;
+        if matches!(message.kind, Kind::Post(_)) {
+            return Some(message);
+        }
+    }
+}
+
+fn disconnect(code: u8, id: u64, reason: &str) -> Vec<u8> {
+    let mut json = Json::default();
+    json.raw(r#"{"disconnect":{"code":"#);
+    json.number(u64::from(code));
+    json.raw(r#","stream_name":"statuses-filter-"#);
+    json.number(id);
+    json.raw(r#"","reason":"#);
+    json.text(reason);
+    json.raw("}}");
+    json.finish()
+}
+
+/// What is to be sent before the next post, if anything.
+fn interlude(stream: &mut Stream, delimited: bool) -> Option<Bytes> {
+    match stream.interlude.as_mut()? {
+        Interlude::Garbage { lines } => {
+            let lines = GARBAGE.iter().cycle().zip(0..*lines);
+            let chunk = lines
+                .flat_map(|(line, _)| [*line, b"\r\n"])
+                .collect::<Vec<_>>()
+                .concat();
+            stream.interlude = None;
+            Some(chunk.into())
+        }
+        Interlude::OverLong { left, begun } => {
+            *begun = true;
+            let mut start = Vec::new();
+            if delimited {
+                start.extend_from_slice(format!("{}\r\n", *left + 2).as_bytes());
+            }
+            start.extend_from_slice(OVER_LONG_HEAD);
+            *left = left.saturating_sub(OVER_LONG_HEAD.len() as u64 + OVER_LONG_TAIL.len() as u64);
+            Some(start.into())
+        }
+    }
+}
+
+const OVER_LONG_HEAD: &[u8] = br#"{"over_long":""#;
+const OVER_LONG_TAIL: &[u8] = br#""}"#;
+
+/// Some more of an over-long record's filling; with the last of it, the record's end.
+fn over_long_part(left: &mut u64) -> Bytes {
+    let length = usize::try_from(*left).unwrap_or(CHUNK).min(CHUNK);
+    *left -= length as u64;
+    let mut part = vec![b'x'; length];
+    if *left == 0 {
+        part.extend_from_slice(OVER_LONG_TAIL);
+        part.extend_from_slice(b"\r\n");
+    }
+    part.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pacer(rate: u32) -> Pacer {
+        Pacer {
+            rate: NonZeroU32::new(rate),
+            started: Instant::now(),
+            sent: 0,
+        }
+    }
+
+    #[test]
+    fn the_pace_is_exact_from_one_to_fifty_thousand_a_second() {
+        for rate in [1, 3, 7, 1_000, 33_333, 50_000] {
+            let mut pacer = pacer(rate);
+            let started = pacer.started;
+            assert_eq!(pacer.due(started), 0);
+            for second in 1..=3_u32 {
+                let end = started + Duration::from_secs(u64::from(second));
+                // Each post falls due exactly when `next` says, and not a nanosecond before.
+                while pacer.next() <= end {
+                    let instant = pacer.next();
+                    assert_eq!(pacer.due(instant - Duration::from_nanos(1)), 0, "{rate}");
+                    assert_eq!(pacer.due(instant), 1, "{rate}");
+                    pacer.sent += 1;
+                }
+                assert_eq!(pacer.sent, u64::from(rate) * u64::from(second));
+            }
+        }
+    }
+
+    #[test]
+    fn what_fell_due_in_a_pause_is_due_after_it() {
+        let pacer = pacer(50_000);
+        assert_eq!(pacer.due(pacer.started + Duration::from_millis(1)), 50);
+        assert_eq!(pacer.due(pacer.started + Duration::from_secs(10)), 500_000);
+    }
+
+    #[test]
+    fn a_length_line_counts_the_record_and_its_line_end_but_no_keep_alive() {
+        let mut out = Vec::new();
+        frame(&mut out, b"{}", true);
+        frame(&mut out, b"", true);
+        frame(&mut out, b"{}", false);
+        assert_eq!(out, b"4\r\n{}\r\n\r\n{}\r\n");
+    }
+
+    #[test]
+    fn an_over_long_record_has_the_length_asked_for_and_is_json() {
+        let mut stream = Stream::new(String::new());
+        let bytes = 3 * CHUNK as u64 + 7;
+        stream.apply(Fault::OverLongRecord { bytes });
+        let mut record = interlude(&mut stream, false).unwrap().to_vec();
+        let Some(Interlude::OverLong { left, .. }) = &mut stream.interlude else {
+            panic!()
+        };
+        while *left > 0 {
+            record.extend_from_slice(&over_long_part(left));
+        }
+        let record = record.strip_suffix(b"\r\n").unwrap();
+        assert_eq!(record.len() as u64, bytes);
+        serde_json::from_slice::<serde::de::IgnoredAny>(record).unwrap();
+    }
+}

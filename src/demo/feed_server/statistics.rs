@@ -1,0 +1,76 @@
+//! What the server counted.
+
+use std::collections::BTreeMap;
+
+use super::cursor::Kind;
+use super::posts::ExpectedRow;
+use super::refusal::Refusal;
+
+/// A snapshot. A post counts when it has been handed in full to HTTP; what a server hands over reaches a reader
+/// that reads on to the end, or to the error, of its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Requests that became streams.
+    pub connects: u64,
+    /// Streams open now, without those told to end.
+    pub open: usize,
+    /// Posts, over all streams.
+    pub posts_sent: u64,
+    /// Those that the track must match. None for a replay, of which nobody knows.
+    pub posts_sent_matching: Option<u64>,
+    /// Messages that are no posts; disconnect messages among them.
+    pub notices_sent: u64,
+    /// Blank lines.
+    pub keep_alives_sent: u64,
+    /// Streams ended because another was opened with the same access token.
+    pub cut_oldest: u64,
+    /// Requests refused, by reason.
+    pub refused: BTreeMap<Refusal, u64>,
+    /// The User-Agent of the latest request.
+    pub last_user_agent: Option<String>,
+    /// The `track` of the latest request that became a stream.
+    pub last_track: Option<String>,
+}
+
+/// The statistics as they grow, with the rows that the posts must become.
+pub(super) struct Tally {
+    pub(super) statistics: Statistics,
+    pub(super) rows: Option<Vec<ExpectedRow>>,
+}
+
+impl Tally {
+    pub(super) fn new(oracle: bool, keep_rows: bool) -> Self {
+        let statistics = Statistics {
+            posts_sent_matching: oracle.then_some(0),
+            ..Statistics::default()
+        };
+        Self {
+            statistics,
+            rows: keep_rows.then(Vec::new),
+        }
+    }
+
+    /// Counts a message that was handed over in full; returns how many posts that is.
+    pub(super) fn delivered(&mut self, kind: Kind) -> u64 {
+        let statistics = &mut self.statistics;
+        match kind {
+            Kind::Notice => statistics.notices_sent += 1,
+            Kind::KeepAlive => statistics.keep_alives_sent += 1,
+            Kind::Post(row) => {
+                statistics.posts_sent += 1;
+                if let (Some(matching), Some(row)) = (&mut statistics.posts_sent_matching, row) {
+                    *matching += 1;
+                    if let Some(rows) = &mut self.rows {
+                        rows.push(*row);
+                    }
+                }
+                return 1;
+            }
+        }
+        0
+    }
+
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        *self.statistics.refused.entry(refusal).or_default() += 1;
+    }
+}

@@ -1,0 +1,240 @@
+//! `cargo demo`: the worker's main job on an embedded local AWS and a local feed.
+
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use twitterstream::demo::feed_server::replay::Recording;
+use twitterstream::demo::feed_server::{Account, Options, Source};
+use twitterstream::demo::main_job::{self, Progress, Until};
+use twitterstream::demo::world::World;
+use twitterstream::telemetry::chain;
+
+/// Runs the worker on an embedded local AWS and a local feed.
+///
+/// Both servers start in this process, on loopback. The worker starts as a process of its own, as
+/// a Fargate task would: with the variables of task-definition/embedded.json and a credentials
+/// endpoint for its task role, and nothing else. Ctrl-C ends it.
+#[derive(Parser)]
+#[command(name = "cargo demo", version)]
+struct Arguments {
+    /// End by itself after N posts, sent as fast as they are read
+    #[arg(long, value_name = "N")]
+    posts: Option<u64>,
+    /// Replay recorded v1.1 posts (JSON lines, or a search-API object) instead of generated ones
+    #[arg(long, value_name = "FILE")]
+    feed: Option<PathBuf>,
+    /// Also write the report to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Posts a second [default: 200, and no limit with --posts]
+    #[arg(long, value_name = "N", env = "DEMO_RATE")]
+    rate: Option<NonZeroU32>,
+    /// The share of generated posts that match the filter, from 0 to 1
+    #[arg(
+        long,
+        value_name = "SHARE",
+        env = "DEMO_MATCHING",
+        default_value = "0.2"
+    )]
+    matching: f64,
+    /// What the generated posts and keys are drawn from
+    #[arg(long, value_name = "N", env = "DEMO_SEED", default_value = "1")]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(demo(&arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            say("The table does not hold just what it should; see the figures above.");
+            ExitCode::FAILURE
+        }
+        Err(error) => failed(&*error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let _ = writeln!(io::stderr(), "cargo demo: {}", chain(error));
+    ExitCode::FAILURE
+}
+
+/// Standard output may be closed early, as by `head`; that is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = worker(root)?;
+
+    let recording = arguments.feed.as_deref().map(Recording::read).transpose()?;
+    let recorded = recording.as_ref().map(|recording| recording.posts() as u64);
+    let source = match recording {
+        Some(recording) => Source::Replay(recording),
+        None => Source::Generated {
+            seed: arguments.seed,
+            track: "Amazon".to_owned(),
+            matching: arguments.matching,
+        },
+    };
+    // A recording ends by itself, too.
+    let posts = match (arguments.posts, recorded) {
+        (Some(posts), Some(recorded)) => Some(posts.min(recorded)),
+        (posts, recorded) => posts.or(recorded),
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the wall clock enters the program here"
+    )]
+    let clock: twitterstream::demo::Clock = Arc::new(SystemTime::now);
+    let account = Account::generated(&mut fastrand::Rng::with_seed(arguments.seed));
+    let mut options = Options::new(vec![account], source, clock.clone());
+    options.limit = posts;
+    options.rate = match arguments.rate {
+        None if posts.is_none() => NonZeroU32::new(200),
+        rate => rate,
+    };
+    let world = World::start(root, clock, options).await?;
+    say(&format!(
+        "Local AWS   {} (account {})",
+        world.aws.endpoint_url(),
+        world.aws.account_id()
+    ));
+    say(&format!("Local feed  {}", world.feed.url()));
+    say(&format!("Worker      {}", program.display()));
+    say(match posts {
+        Some(_) => "",
+        None => "Ctrl-C ends it.\n",
+    });
+
+    let until = posts.map_or(Until::Stopped, Until::Posts);
+    let mut display = Display::new();
+    let report = main_job::run(&world, &program, until, interrupted()?, |progress| {
+        display.show(progress);
+    })
+    .await?;
+    display.end();
+    say(&report.to_string());
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&report)?;
+        std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let complete = posts.is_some_and(|posts| report.posts_sent >= posts);
+    Ok(report.is_right(complete))
+}
+
+/// The worker's binary, built in the folder and with the features of this one, so that everything
+/// but its last step is done already.
+fn worker(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().ok_or("this program is in no folder")?;
+    let program = folder.join("twitterstream");
+    // Cargo says where it is to what it runs. Without it, what stands beside this program is used.
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        return if program.exists() {
+            Ok(program)
+        } else {
+            Err(format!("{} is not there; use cargo demo", program.display()).into())
+        };
+    };
+    let mut build = Command::new(cargo);
+    build
+        .current_dir(root)
+        .args(["build", "--features", "demo", "--bin", "twitterstream"]);
+    build.arg("--target-dir").arg(
+        folder
+            .parent()
+            .ok_or("this program is in no target folder")?,
+    );
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    if build.status()?.success() {
+        Ok(program)
+    } else {
+        Err("the worker was not built".into())
+    }
+}
+
+fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// The progress line: rewritten in place at a terminal, else a line every five seconds.
+struct Display {
+    terminal: bool,
+    shown: Option<Instant>,
+    before: Progress,
+    rate: f64,
+}
+
+impl Display {
+    fn new() -> Self {
+        let terminal = io::stdout().is_terminal();
+        Self {
+            terminal,
+            shown: None,
+            before: Progress::default(),
+            rate: 0.0,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let period = if self.terminal {
+            Duration::from_millis(200)
+        } else {
+            Duration::from_secs(5)
+        };
+        if self.shown.is_some_and(|shown| shown.elapsed() < period) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let seconds = progress.seconds - self.before.seconds;
+        if seconds > 0.0 {
+            let rows = progress.rows_written - self.before.rows_written;
+            // A count of rows in a fifth of a second fits.
+            self.rate = f64::from(u32::try_from(rows).unwrap_or(u32::MAX)) / seconds;
+        }
+        self.before = *progress;
+        let line = format!(
+            "{:6.1} s   sent {:>8}   read {:>8}   matched {:>7}   written {:>7}   {:>6.0} rows/s",
+            progress.seconds,
+            progress.posts_sent,
+            progress.posts_read,
+            progress.posts_matched,
+            progress.rows_written,
+            self.rate,
+        );
+        let _ = if self.terminal {
+            write!(io::stdout(), "\r\u{1b}[K{line}").and_then(|()| io::stdout().flush())
+        } else {
+            writeln!(io::stdout(), "{line}")
+        };
+    }
+
+    fn end(&self) {
+        say(if self.terminal { "\n" } else { "" });
+    }
+}

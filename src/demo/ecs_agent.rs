@@ -1,0 +1,288 @@
+//! Starts a task from a task definition as ECS would: its container's process gets the environment
+//! of the definition, the endpoints of the task, and nothing of ours.
+//!
+//! The files are read as they are shipped; `$REGION` and `$AWSACCOUNT` are filled in as the scripts
+//! do. Two things are not as on Fargate: there is no container around the process, and the
+//! credentials endpoint is given as `AWS_CONTAINER_CREDENTIALS_FULL_URI`, because the address
+//! 169.254.170.2 behind `..._RELATIVE_URI` cannot be had without a network namespace.
+
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::local_aws::{self, LocalAws, Task as TaskIdentity};
+
+/// Why a task was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The task definition cannot be read.
+    #[error("the task definition {path} cannot be read")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what ECS takes.
+    #[error("the task definition is not valid")]
+    Parse(#[from] serde_json::Error),
+    /// It has no container, or no task role.
+    #[error("the task definition has no {0}")]
+    Missing(&'static str),
+    /// The local AWS knows no such role.
+    #[error("the task gets no credentials")]
+    Credentials(#[from] local_aws::Error),
+    /// The container's program cannot be started.
+    #[error("{program} cannot be started")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process is gone, and nobody knows how.
+    #[error("the task's end was not seen")]
+    Wait(#[source] io::Error),
+}
+
+/// The part of a task definition that a start needs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskDefinition {
+    family: String,
+    task_role_arn: String,
+    container_definitions: Vec<ContainerDefinition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerDefinition {
+    name: String,
+    #[serde(default)]
+    environment: Vec<KeyValuePair>,
+    /// Seconds; ECS's default is 30.
+    stop_timeout: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct KeyValuePair {
+    name: String,
+    value: String,
+}
+
+impl TaskDefinition {
+    /// Reads a file with the placeholders of the scripts.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is not what ECS takes.
+    pub fn read(path: &Path, aws: &LocalAws) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(serde_json::from_str(&filled_in(&text, aws))?)
+    }
+
+    /// The name of the task role.
+    #[must_use]
+    pub fn task_role(&self) -> &str {
+        self.task_role_arn.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The value of a variable of the container's `environment`.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let container = self.container_definitions.first()?;
+        container
+            .environment
+            .iter()
+            .find(|pair| pair.name == name)
+            .map(|pair| &*pair.value)
+    }
+}
+
+/// Fills in `$REGION` and `$AWSACCOUNT`.
+#[must_use]
+pub fn filled_in(text: &str, aws: &LocalAws) -> String {
+    text.replace("$REGION", aws.region())
+        .replace("$AWSACCOUNT", aws.account_id())
+}
+
+/// A running task.
+pub struct Task {
+    child: Child,
+    pid: Option<Pid>,
+    stop_timeout: Duration,
+}
+
+impl Task {
+    /// Starts the definition's container with `program` as its image. `overrides` are those of
+    /// `RunTask`: they replace or add variables. Each line of standard output and standard error
+    /// goes to `log`, as to a log driver.
+    ///
+    /// # Errors
+    /// A definition without container, a role that does not exist, a program that cannot be started.
+    pub fn start(
+        definition: &TaskDefinition,
+        program: &Path,
+        overrides: &[(&str, &str)],
+        aws: &LocalAws,
+        log: &mpsc::UnboundedSender<String>,
+    ) -> Result<Self, Error> {
+        let container = definition
+            .container_definitions
+            .first()
+            .ok_or(Error::Missing("container"))?;
+        let task_id = format!("{:032x}", fastrand::u128(..));
+        let mut identity = TaskIdentity::new(definition.task_role(), &task_id);
+        identity.family.clone_from(&definition.family);
+        identity.container_name.clone_from(&container.name);
+        let endpoint = aws.task(identity)?;
+
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env(
+                "HOSTNAME",
+                format!("{container}.local", container = container.name),
+            )
+            .env("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE")
+            .env("AWS_REGION", aws.region())
+            .env("AWS_DEFAULT_REGION", aws.region())
+            .env("ECS_CONTAINER_METADATA_URI_V4", endpoint.metadata_uri_v4)
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.full_uri)
+            .env(
+                "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+                endpoint.authorization_token,
+            )
+            .env("AWS_ENDPOINT_URL", aws.endpoint_url())
+            .envs(
+                container
+                    .environment
+                    .iter()
+                    .map(|pair| (&pair.name, &pair.value)),
+            )
+            .envs(overrides.iter().copied())
+            // A Ctrl-C at the terminal is for the demo, which stops the task as ECS does.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().map_err(|source| Error::Start {
+            program: program.display().to_string(),
+            source,
+        })?;
+        forward(child.stdout.take(), log.clone());
+        forward(child.stderr.take(), log.clone());
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
+        let stop_timeout = Duration::from_secs(container.stop_timeout.unwrap_or(30));
+        Ok(Self {
+            child,
+            pid,
+            stop_timeout,
+        })
+    }
+
+    /// The process id; `None` once it has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        if let Some(pid) = self.pid.filter(|_| self.child.id().is_some()) {
+            // It may be gone already, which is what was wanted.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    /// Stops the task as ECS does: SIGTERM, and SIGKILL after the definition's `stopTimeout`.
+    ///
+    /// # Errors
+    /// The end was not seen.
+    pub async fn stop(&mut self) -> Result<ExitStatus, Error> {
+        self.terminate();
+        if let Ok(status) = timeout(self.stop_timeout, self.child.wait()).await {
+            return status.map_err(Error::Wait);
+        }
+        self.child.kill().await.map_err(Error::Wait)?;
+        self.wait().await
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// The end was not seen.
+    pub async fn wait(&mut self) -> Result<ExitStatus, Error> {
+        self.child.wait().await.map_err(Error::Wait)
+    }
+
+    /// What the process has used; `None` once it has ended.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::of(self.child.id()?)
+    }
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// In user and system mode, in seconds.
+    pub cpu_seconds: f64,
+    /// The most resident memory it ever had, in bytes.
+    pub peak_rss_bytes: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold spaces; the fields after it are counted from 3
+        // (proc_pid_stat(5): utime is 14, stime 15).
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |field: usize| fields.get(field - 3)?.parse::<u32>().ok();
+        let ticks = ticks(14)? + ticks(15)?;
+        let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kibibytes: u64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(Self {
+            cpu_seconds: f64::from(ticks) / f64::from(per_second),
+            peak_rss_bytes: kibibytes * 1024,
+        })
+    }
+}
+
+fn forward(
+    output: Option<impl AsyncRead + Unpin + Send + 'static>,
+    log: mpsc::UnboundedSender<String>,
+) {
+    let Some(output) = output else { return };
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(output).lines();
+        // The pipe is read to its end even where nobody listens: a full one would stop the task.
+        while let Ok(Some(line)) = lines.next_line().await {
+            let _ = log.send(line);
+        }
+    });
+}

@@ -1,0 +1,323 @@
+//! The main job: the worker runs as a task in the local world until all posts have been read, or
+//! until it is asked to stop, and then the table is held against what the feed sent.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::ecs_agent::{self, Task, Usage};
+use super::feed_server::ExpectedRow;
+use super::local_aws;
+use super::report::{Report, Row};
+use super::world::World;
+
+/// How often the world is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long nothing may happen before the run counts as stuck. Longer than the feed's keep-alive.
+const STUCK: Duration = Duration::from_mins(1);
+
+/// Why the job was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The task was not started, or its end not seen.
+    #[error("the worker did not run")]
+    Task(#[from] ecs_agent::Error),
+    /// The table cannot be read.
+    #[error("the table was not read back")]
+    Table(#[from] local_aws::Error),
+    /// It ended by itself.
+    #[error("the worker ended by itself with {0}; its last words: {1}")]
+    Ended(String, String),
+    /// Nothing moved any more.
+    #[error("nothing has moved for {STUCK:?}; the worker's last words: {0}")]
+    Stuck(String),
+}
+
+/// When the job is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// After so many posts.
+    Posts(u64),
+    /// When it is asked to stop.
+    Stopped,
+}
+
+/// What is seen while the job runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Posts that the feed has sent.
+    pub posts_sent: u64,
+    /// Posts that the worker says it has read. It says so every few seconds.
+    pub posts_read: u64,
+    /// Posts that it has accepted: its log has a line for each.
+    pub posts_matched: u64,
+    /// Calls of `PutItem` that DynamoDB has acknowledged.
+    pub rows_written: u64,
+    /// Since the stream was opened.
+    pub seconds: f64,
+}
+
+/// Runs the worker to the end of the job. `show` is called with every look at the world, `stop`
+/// ends a job that has no other end.
+///
+/// # Errors
+/// A worker that does not start, ends by itself or hangs.
+pub async fn run(
+    world: &World,
+    program: &Path,
+    until: Until,
+    stop: impl Future<Output = ()>,
+    mut show: impl FnMut(&Progress),
+) -> Result<Report, Error> {
+    let (sender, mut lines) = mpsc::unbounded_channel();
+    let feed_url = world.feed.url();
+    let overrides = [("FEED_URL", feed_url.as_str())];
+    let started = Instant::now();
+    let mut task = Task::start(
+        &world.task_definition,
+        program,
+        &overrides,
+        &world.aws,
+        &sender,
+    )?;
+    drop(sender);
+
+    let mut log = Log::default();
+    let mut watch = Watch::default();
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            status = task.wait() => {
+                drain(&mut lines, &mut log).await;
+                return Err(Error::Ended(status?.to_string(), log.last));
+            }
+            _ = looks.tick() => {}
+        }
+        while let Ok(line) = lines.try_recv() {
+            log.read(&line);
+        }
+        watch.look(world, &task, &log, started);
+        show(&watch.progress);
+        if let Until::Posts(posts) = until
+            && watch.is_done(posts)
+        {
+            break;
+        }
+        if watch.moved.is_some_and(|moved| moved.elapsed() > STUCK) && until != Until::Stopped {
+            return Err(Error::Stuck(log.last));
+        }
+    }
+
+    task.terminate();
+    // The worker's figures are taken as late as can be: while it drains.
+    while task.id().is_some() {
+        let used = task.usage();
+        watch.usage = used.unwrap_or(watch.usage);
+        tokio::select! {
+            status = task.stop() => { watch.status = Some(status?.to_string()); break }
+            _ = looks.tick() => {}
+        }
+    }
+    drain(&mut lines, &mut log).await;
+    watch.look(world, &task, &log, started);
+    show(&watch.progress);
+    report(world, &watch, &log)
+}
+
+async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut Log) {
+    while let Some(line) = lines.recv().await {
+        log.read(&line);
+    }
+}
+
+/// What the worker's log says.
+#[derive(Default)]
+struct Log {
+    posts: u64,
+    /// Of the latest line with the counts.
+    counts: HashMap<String, u64>,
+    /// The last line that is no post.
+    last: String,
+}
+
+impl Log {
+    fn read(&mut self, line: &str) {
+        let Ok(Value::Object(event)) = serde_json::from_str(line) else {
+            line.clone_into(&mut self.last);
+            return;
+        };
+        match event.get("message").and_then(Value::as_str) {
+            Some("post") => self.posts += 1,
+            Some("progress" | "stopped") => {
+                let counts = event
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value.as_u64()?)));
+                self.counts = counts.collect();
+                line.clone_into(&mut self.last);
+            }
+            _ => line.clone_into(&mut self.last),
+        }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        self.counts.get(name).copied().unwrap_or_default()
+    }
+}
+
+/// What is known of the run so far.
+#[derive(Default)]
+struct Watch {
+    progress: Progress,
+    opened: Option<Instant>,
+    first_row_seconds: Option<f64>,
+    last_row: Option<Instant>,
+    moved: Option<Instant>,
+    usage: Usage,
+    status: Option<String>,
+}
+
+impl Watch {
+    fn look(&mut self, world: &World, task: &Task, log: &Log, started: Instant) {
+        let now = Instant::now();
+        let feed = world.feed.statistics();
+        let rows_written = world
+            .aws
+            .table_calls()
+            .get(world.table())
+            .and_then(|calls| calls.ok.get("PutItem").copied())
+            .unwrap_or_default();
+        if feed.connects > 0 && self.opened.is_none() {
+            self.opened = Some(now);
+        }
+        if rows_written > 0 && self.first_row_seconds.is_none() {
+            self.first_row_seconds = Some(now.duration_since(started).as_secs_f64());
+        }
+        if rows_written > self.progress.rows_written {
+            self.last_row = Some(now);
+        }
+        let seconds = self
+            .opened
+            .map(|opened| now.duration_since(opened).as_secs_f64());
+        let progress = Progress {
+            posts_sent: feed.posts_sent,
+            posts_read: log.count("posts_read"),
+            posts_matched: log.posts.max(log.count("posts_matched")),
+            rows_written,
+            seconds: self.progress.seconds,
+        };
+        if progress != self.progress || self.moved.is_none() {
+            self.moved = Some(now);
+        }
+        self.progress = Progress {
+            seconds: seconds.unwrap_or_default(),
+            ..progress
+        };
+        self.usage = task.usage().unwrap_or(self.usage);
+    }
+
+    /// Whether the worker has read that many posts and written every row of them.
+    fn is_done(&self, posts: u64) -> bool {
+        let Progress {
+            posts_sent,
+            posts_read,
+            posts_matched,
+            rows_written,
+            ..
+        } = self.progress;
+        posts_sent >= posts && posts_read >= posts && rows_written >= posts_matched
+    }
+}
+
+fn report(world: &World, watch: &Watch, log: &Log) -> Result<Report, Error> {
+    let feed = world.feed.statistics();
+    let in_table = world.aws.table_item_count(world.table())?;
+    let items = world.aws.scan_items(world.table(), usize::MAX)?;
+    let rows: Vec<Row> = items.iter().filter_map(Row::of_item).collect();
+    let ids: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let duplicate_ids = (rows.len() - ids.len()) as u64;
+    let expected = world.feed.expected_rows();
+    let differing = differing(&expected, &rows);
+
+    let matched = log.count("posts_matched");
+    let seconds = match (watch.opened, watch.last_row) {
+        (Some(opened), Some(last)) => last.duration_since(opened).as_secs_f64(),
+        _ => 0.0,
+    };
+    let rate = |count: u64| {
+        if seconds > 0.0 {
+            to_f64(count) / seconds
+        } else {
+            0.0
+        }
+    };
+    let rows_written = log.count("rows_written");
+    let mut last_rows = rows;
+    last_rows.sort_by(|a, b| (b.id.len(), &b.id).cmp(&(a.id.len(), &a.id)));
+    last_rows.truncate(10);
+    Ok(Report {
+        posts_sent: feed.posts_sent,
+        posts_sent_matching: feed.posts_sent_matching,
+        posts_read: log.count("posts_read"),
+        posts_matched: matched,
+        rows_written,
+        rows_collided: log.count("rows_collided"),
+        rows_in_table: in_table,
+        rows_lost: matched.saturating_sub(in_table.saturating_sub(duplicate_ids)),
+        rows_differing: differing,
+        duplicate_ids,
+        connects: log.count("connects"),
+        seconds,
+        posts_per_second: rate(log.count("posts_read")),
+        rows_per_second: rate(rows_written),
+        cpu_seconds: watch.usage.cpu_seconds,
+        cpu_microseconds_per_row: match rows_written {
+            0 => 0.0,
+            rows => watch.usage.cpu_seconds * 1e6 / to_f64(rows),
+        },
+        first_row_seconds: watch.first_row_seconds,
+        peak_rss_bytes: watch.usage.peak_rss_bytes,
+        get_secret_value_calls: world
+            .aws
+            .audit()
+            .iter()
+            .filter(|record| record.event_name == "GetSecretValue")
+            .count() as u64,
+        worker_exit: watch.status.clone().unwrap_or_default(),
+        last_rows,
+    })
+}
+
+/// How many of the rows that were read back are not, to the letter, what the feed expects. For a
+/// recording nothing is known of that.
+fn differing(expected: &[ExpectedRow], rows: &[Row]) -> u64 {
+    if expected.is_empty() {
+        return 0;
+    }
+    let expected: HashMap<&str, &ExpectedRow> =
+        expected.iter().map(|row| (row.id.as_str(), row)).collect();
+    let same = |row: &&Row| {
+        expected.get(row.id.as_str()).is_some_and(|wanted| {
+            let moved = row
+                .date
+                .strip_prefix(&wanted.date)
+                .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('#') == Some(&wanted.id));
+            row.user == wanted.user && row.text == wanted.text && moved
+        })
+    };
+    (rows.len() - rows.iter().filter(same).count()) as u64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+const fn to_f64(count: u64) -> f64 {
+    count as f64
+}

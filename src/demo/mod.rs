@@ -1,0 +1,12 @@
+//! The embedded local world: what `cargo demo` and the integration tests run against. It is part of
+//! the cargo feature `demo` alone, and of no production image.
+
+pub mod ecs_agent;
+pub mod feed_server;
+pub mod local_aws;
+pub mod main_job;
+pub mod report;
+pub mod world;
+
+/// The wall clock, passed in so that a test can move it.
+pub type Clock = std::sync::Arc<dyn Fn() -> std::time::SystemTime + Send + Sync>;

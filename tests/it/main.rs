@@ -1,0 +1,28 @@
+//! The integration tests: one binary. The modules, from the world to the worker in it:
+//!
+//! - `local_aws`, `feed_server`: the world itself, with its negative controls. Without them the
+//!   tests below would prove nothing.
+//! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
+//! - `start`: what keeps the worker from starting, and what it says.
+//! - `feed_trouble`: what a feed can do wrong.
+//! - `stop`: what is accepted is written, or reported.
+//! - `package`: what ships.
+//!
+//! `support` starts the worker in a world and reads its log. Every run is logged at TRACE, and a
+//! secret in the log fails the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod feed_server;
+mod feed_trouble;
+mod local_aws;
+mod main_job;
+mod package;
+mod start;
+mod stop;
+mod support;

@@ -1,0 +1,115 @@
+//! What is accepted is written, or reported: the drain, its limit, and what DynamoDB can do
+//! meanwhile.
+
+use std::time::Duration;
+
+use twitterstream::demo::local_aws::{Effect, Fault, Service};
+
+use crate::support::{Run, Stage, generated};
+
+fn error(status: u16, code: &str) -> Effect {
+    Effect::Error {
+        status,
+        code: code.to_owned(),
+        message: "later".to_owned(),
+    }
+}
+
+/// Only what happens after the table was proven.
+async fn accepted<'a>(stage: &'a Stage, effect: Effect, variables: &[(&str, &str)]) -> Run<'a> {
+    let mut run = stage.start(variables);
+    run.message("the stream is open").await;
+    stage
+        .world
+        .aws
+        .inject(Fault::every_call(Service::DynamoDb, effect));
+    run
+}
+
+#[tokio::test]
+async fn everything_accepted_is_written_before_a_stop_ends() {
+    let stage = Stage::set(generated(1.0, 1_000)).await;
+    let mut run = accepted(&stage, Effect::Delay(Duration::from_millis(100)), &[]).await;
+    let counts = run.posts_read(1_000).await;
+    assert!(
+        counts["rows_waiting"].as_u64().unwrap() > 0,
+        "nothing is left to drain: {counts}"
+    );
+    let ended = run.stop().await;
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(stage.rows().len(), 1_000);
+    let counts = ended.events("stopped").pop().unwrap();
+    assert_eq!(
+        (&counts["rows_written"], &counts["rows_waiting"]),
+        (&1_000.into(), &0.into())
+    );
+}
+
+#[tokio::test]
+async fn a_stop_that_cannot_write_says_how_many_rows_were_lost() {
+    let stage = Stage::set(generated(1.0, 300)).await;
+    let mut run = accepted(&stage, Effect::Hang, &[("STOP_LIMIT", "1s")]).await;
+    run.posts_read(300).await;
+    let ended = run.stop().await;
+    let counts = ended.events("stopped").pop().unwrap();
+    let lost = 300 - stage.rows().len();
+    assert!(lost > 0);
+    assert_eq!(counts["rows_waiting"], lost);
+    ended.assert_says(69, &[&format!("{lost} rows were accepted and not written")]);
+}
+
+#[tokio::test]
+async fn a_second_signal_leaves_at_once_and_says_what_was_lost() {
+    let stage = Stage::set(generated(1.0, 300)).await;
+    let mut run = accepted(&stage, Effect::Hang, &[("STOP_LIMIT", "1h")]).await;
+    run.posts_read(300).await;
+    run.task.terminate();
+    run.message("the stream is closed; writing what was accepted")
+        .await;
+    let ended = run.stop().await;
+    assert_eq!(
+        ended
+            .events("asked a second time to stop: leaving at once")
+            .len(),
+        1
+    );
+    ended.assert_says(69, &["rows were accepted and not written"]);
+}
+
+#[tokio::test]
+async fn reading_goes_on_and_no_row_is_lost_while_dynamodb_throttles_fails_or_resets() {
+    for effect in [
+        error(400, "ProvisionedThroughputExceededException"),
+        error(500, "InternalServerError"),
+        Effect::Reset,
+        error(400, "AccessDeniedException"),
+    ] {
+        let stage = Stage::set(generated(1.0, 500)).await;
+        let mut run = accepted(&stage, effect, &[]).await;
+        // All is read though nothing is written.
+        run.posts_read(500).await;
+        run.message("a row was not written yet").await;
+        stage.world.aws.clear_faults();
+        run.event(|event| event["rows_written"] == 500).await;
+        assert_eq!(run.stop().await.code, Some(0));
+        assert_eq!(stage.rows().len(), 500);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_can_never_be_written_does_not_hold_up_the_rest() {
+    let long = "u".repeat(2_049);
+    let records = [
+        crate::support::post(1, "user", "amazon one"),
+        crate::support::post(2, &long, "amazon two"),
+        crate::support::post(3, "user", "amazon three"),
+    ];
+    let stage = Stage::set(crate::support::replayed(&records.concat())).await;
+    let mut run = stage.start(&[]);
+    run.posts_read(3).await;
+    let ended = run.stop().await;
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(stage.rows().len(), 2);
+    let dropped = ended.events("a row can never be written and was dropped");
+    assert_eq!((dropped.len(), &dropped[0]["id"]), (1, &"2".into()));
+}

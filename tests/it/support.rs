@@ -1,0 +1,264 @@
+//! A world, the real worker in it, and its log.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use twitterstream::demo::Clock;
+use twitterstream::demo::ecs_agent::Task;
+use twitterstream::demo::feed_server::replay::Recording;
+use twitterstream::demo::feed_server::{Account, Options, Source};
+use twitterstream::demo::world::{World, keys_of};
+
+/// How long a test waits for what must come.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// The worker's binary, built with the features of the test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_twitterstream"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the wall clock enters the tests here"
+)]
+pub fn clock() -> Clock {
+    Arc::new(SystemTime::now)
+}
+
+/// Generated posts, of which this share matches, up to `limit`.
+pub fn generated(matching: f64, limit: u64) -> Options {
+    let account = Account::generated(&mut fastrand::Rng::new());
+    let source = Source::Generated {
+        seed: fastrand::u64(..),
+        track: "Amazon".to_owned(),
+        matching,
+    };
+    Options {
+        limit: Some(limit),
+        ..Options::new(vec![account], source, clock())
+    }
+}
+
+/// These posts, one after the other.
+pub fn replayed(records: &str) -> Options {
+    let account = Account::generated(&mut fastrand::Rng::new());
+    let source = Source::Replay(Recording::parse(records.as_bytes()).unwrap());
+    Options::new(vec![account], source, clock())
+}
+
+/// A post of v1.1 with no more than it needs.
+pub fn post(id: u64, user: &str, text: &str) -> String {
+    let text = serde_json::to_string(text).unwrap();
+    format!(
+        r#"{{"created_at":"Wed Oct 10 20:19:24 +0000 2018","id":{id},"id_str":"{id}","text":{text},"user":{{"screen_name":"{user}"}}}}"#
+    ) + "\n"
+}
+
+/// A world, and the values that no log may show.
+pub struct Stage {
+    pub world: World,
+    secrets: Vec<String>,
+}
+
+impl Stage {
+    pub async fn set(options: Options) -> Self {
+        let secrets = options.accounts.iter().flat_map(keys_of).collect();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let world = World::start(root, clock(), options).await.unwrap();
+        Self { world, secrets }
+    }
+
+    /// The access token of the feed's account.
+    pub fn access_token(&self) -> &str {
+        &self.secrets[2]
+    }
+
+    /// One more value that no log may show.
+    pub fn hide(&mut self, secret: &str) {
+        self.secrets.push(secret.to_owned());
+    }
+
+    /// Starts the worker. `variables` replace or add to those of the task definition.
+    pub fn start(&self, variables: &[(&str, &str)]) -> Run<'_> {
+        let (sender, lines) = mpsc::unbounded_channel();
+        let feed_url = self.world.feed.url();
+        let mut overrides = vec![("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
+        overrides.extend_from_slice(variables);
+        let World {
+            aws,
+            task_definition,
+            ..
+        } = &self.world;
+        let task = Task::start(task_definition, program(), &overrides, aws, &sender).unwrap();
+        Run {
+            stage: self,
+            task,
+            lines,
+            log: Vec::new(),
+        }
+    }
+
+    /// The items of the worker's table, as user, date, text and id.
+    pub fn rows(&self) -> Vec<[String; 4]> {
+        let items = self
+            .world
+            .aws
+            .scan_items(self.world.table(), usize::MAX)
+            .unwrap();
+        let attribute =
+            |item: &Value, name: &str| item[name]["S"].as_str().unwrap_or_default().to_owned();
+        items
+            .iter()
+            .map(|item| ["user", "date", "text", "id"].map(|name| attribute(item, name)))
+            .collect()
+    }
+
+    /// An unmodified SDK with the administrator's credentials.
+    pub fn administrator(&self) -> SdkConfig {
+        let key = self.world.aws.administrator();
+        let credentials = Credentials::new(
+            &key.access_key_id,
+            &key.secret_access_key,
+            None,
+            None,
+            "test",
+        );
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.world.aws.region().to_owned()))
+            .endpoint_url(self.world.aws.endpoint_url())
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .build()
+    }
+}
+
+/// A worker that runs, and what it has logged so far.
+pub struct Run<'a> {
+    stage: &'a Stage,
+    pub task: Task,
+    lines: mpsc::UnboundedReceiver<String>,
+    log: Vec<String>,
+}
+
+/// A worker that has ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub log: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Waits for an event of the worker's own, and returns it.
+    pub async fn event(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let waiting = async {
+            while let Some(line) = self.lines.recv().await {
+                let event = serde_json::from_str::<Value>(&line).unwrap_or_default();
+                self.log.push(line);
+                if wanted(&event) {
+                    return Some(event);
+                }
+            }
+            None
+        };
+        match timeout(LIMIT, waiting).await {
+            Ok(Some(event)) => event,
+            Ok(None) => panic!("the worker ended without it:\n{}", own(&self.log)),
+            Err(elapsed) => panic!("it did not come ({elapsed}):\n{}", own(&self.log)),
+        }
+    }
+
+    /// Waits for an event with this message.
+    pub async fn message(&mut self, message: &str) -> Value {
+        self.event(|event| event["message"] == message).await
+    }
+
+    /// Waits until the worker says that it has read so many posts.
+    pub async fn posts_read(&mut self, posts: u64) -> Value {
+        self.event(|event| {
+            event["posts_read"]
+                .as_u64()
+                .is_some_and(|read| read >= posts)
+        })
+        .await
+    }
+
+    /// Stops the task as ECS does, and checks the log.
+    pub async fn stop(self) -> Ended {
+        self.task.terminate();
+        self.end().await
+    }
+
+    /// Waits until the worker has ended by itself, and checks the log.
+    pub async fn end(mut self) -> Ended {
+        let status = timeout(LIMIT, self.task.wait())
+            .await
+            .expect("the worker does not end");
+        while let Some(line) = self.lines.recv().await {
+            self.log.push(line);
+        }
+        assert_no_secret(&self.log, &self.stage.secrets);
+        Ended {
+            code: status.unwrap().code(),
+            log: self.log,
+        }
+    }
+}
+
+impl Ended {
+    /// The events with this message.
+    pub fn events(&self, message: &str) -> Vec<Value> {
+        let events = self
+            .log
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["message"] == message).collect()
+    }
+
+    /// Asserts the exit code, and that the last words contain all of `words`.
+    pub fn assert_says(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", own(&self.log));
+        let last = match self.events("ending").pop() {
+            Some(event) => event["error"].as_str().unwrap_or_default().to_owned(),
+            None => self.log.last().cloned().unwrap_or_default(),
+        };
+        for word in words {
+            assert!(last.contains(word), "{word:?} is not in {last:?}");
+        }
+    }
+}
+
+/// Everything that was written, also by libraries at TRACE, holds no value in any encoding.
+fn assert_no_secret(log: &[String], secrets: &[String]) {
+    assert!(!secrets.is_empty(), "there is nothing to look for");
+    for secret in secrets {
+        let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let base64 = aws_smithy_types::base64::encode(secret);
+        for form in [secret.as_str(), &percent, base64.trim_end_matches('=')] {
+            if let Some(line) = log.iter().find(|line| line.contains(form)) {
+                panic!("a secret is in the log: {line}");
+            }
+        }
+    }
+}
+
+/// The worker's own lines, for a message.
+fn own(log: &[String]) -> String {
+    let own = log
+        .iter()
+        .filter(|line| !line.contains("\"TRACE\"") && !line.contains("\"DEBUG\""));
+    own.map(String::as_str).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+#[should_panic(expected = "a secret is in the log")]
+fn a_secret_in_the_log_is_found_in_any_encoding() {
+    let secret = "MARKER/secret+value".to_owned();
+    let encoded = aws_smithy_types::base64::encode(&secret);
+    assert_no_secret(&[format!("body: {encoded}")], &[secret]);
+}

@@ -41,10 +41,7 @@ impl World {
             now() + Duration::from_secs(offset.load(Ordering::Relaxed).try_into().unwrap())
         });
         let aws = LocalAws::start(Settings::new(clock)).await.unwrap();
-        Self {
-            aws,
-            offset_seconds,
-        }
+        Self { aws, offset_seconds }
     }
 
     /// With the task role of the documents' model: these statements.
@@ -56,10 +53,7 @@ impl World {
 
     async fn put_role(&self, statements: Value) {
         let policy = json!({ "Version": "2012-10-17", "Statement": statements });
-        self.aws
-            .put_role(ROLE, &trust(), &[("inline", policy)])
-            .await
-            .unwrap();
+        self.aws.put_role(ROLE, &trust(), &[("inline", policy)]).await.unwrap();
     }
 
     fn advance(&self, time: Duration) {
@@ -68,9 +62,7 @@ impl World {
     }
 
     fn session(&self) -> SessionCredentials {
-        self.aws
-            .begin_session(ROLE, TASK_ID, Duration::from_hours(1))
-            .unwrap()
+        self.aws.begin_session(ROLE, TASK_ID, Duration::from_hours(1)).unwrap()
     }
 
     fn config(&self, credentials: Credentials) -> SdkConfig {
@@ -110,10 +102,7 @@ impl World {
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the closure that passes the wall clock in"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the closure that passes the wall clock in")]
 fn now() -> SystemTime {
     SystemTime::now()
 }
@@ -124,13 +113,7 @@ fn trust() -> Value {
 }
 
 fn of_user(key: &AccessKey) -> Credentials {
-    Credentials::new(
-        &key.access_key_id,
-        &key.secret_access_key,
-        None,
-        None,
-        "test",
-    )
+    Credentials::new(&key.access_key_id, &key.secret_access_key, None, None, "test")
 }
 
 fn of_session(session: &SessionCredentials) -> Credentials {
@@ -151,11 +134,7 @@ fn code<T: std::fmt::Debug, E: ProvideErrorMetadata>(result: Result<T, E>) -> St
 }
 
 fn message<T: std::fmt::Debug, E: ProvideErrorMetadata>(result: Result<T, E>) -> String {
-    result
-        .expect_err("an error")
-        .message()
-        .unwrap_or_default()
-        .to_owned()
+    result.expect_err("an error").message().unwrap_or_default().to_owned()
 }
 
 async fn fetch(
@@ -170,12 +149,7 @@ async fn labels(
     client: &aws_sdk_secretsmanager::Client,
     secret_id: &str,
 ) -> HashMap<String, String> {
-    let described = client
-        .describe_secret()
-        .secret_id(secret_id)
-        .send()
-        .await
-        .unwrap();
+    let described = client.describe_secret().secret_id(secret_id).send().await.unwrap();
     let mut labels = HashMap::new();
     for (version_id, attached) in described.version_ids_to_stages.unwrap_or_default() {
         for label in attached {
@@ -199,9 +173,7 @@ async fn post(
     let status = response.status().as_u16();
     assert!(response.headers().contains_key("x-amzn-requestid"));
     let error_type = response.headers().get("x-amzn-errortype");
-    let error_type = error_type
-        .map_or("", |value| value.to_str().unwrap())
-        .to_owned();
+    let error_type = error_type.map_or("", |value| value.to_str().unwrap()).to_owned();
     (status, error_type, response.text().await.unwrap())
 }
 
@@ -218,10 +190,7 @@ async fn get(url: &str, authorization: Option<&str>) -> (u16, Value) {
     }
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    (
-        status,
-        serde_json::from_str(&response.text().await.unwrap()).unwrap(),
-    )
+    (status, serde_json::from_str(&response.text().await.unwrap()).unwrap())
 }
 
 /// May fetch one secret by this ARN pattern.
@@ -256,9 +225,7 @@ async fn a_session_with_the_grant_fetches_the_secret_and_the_audit_names_it() {
     assert_eq!(answer.secret_string(), Some("VALUE-1"));
     assert_eq!(answer.arn(), Some(arn.as_str()));
     assert_eq!(answer.version_stages(), ["AWSCURRENT"]);
-    let record = world
-        .wait_for_record(|record| record.event_name == "GetSecretValue")
-        .await;
+    let record = world.wait_for_record(|record| record.event_name == "GetSecretValue").await;
     assert_eq!(
         record.principal_arn.as_deref(),
         Some("arn:aws:sts::123456789012:assumed-role/task-role/0123456789abcdef0123456789abcdef")
@@ -339,24 +306,13 @@ async fn a_caller_whose_key_token_or_signature_is_wrong_is_refused_by_every_serv
         let secrets = world.secrets(credentials.clone());
         assert_eq!(code(fetch(&secrets, "S").await), json, "{name}");
         let tables = world.tables(credentials.clone());
-        let put = tables
-            .put_item()
-            .table_name("Table")
-            .set_item(Some(item("a", "b")))
-            .send()
-            .await;
+        let put = tables.put_item().table_name("Table").set_item(Some(item("a", "b"))).send().await;
         assert_eq!(code(put), json, "{name}");
         let sts = aws_sdk_sts::Client::new(&world.config(credentials));
-        assert_eq!(
-            code(sts.get_caller_identity().send().await),
-            query,
-            "{name}"
-        );
+        assert_eq!(code(sts.get_caller_identity().send().await), query, "{name}");
     }
     // The control of them all: the same session, unspoilt.
-    fetch(&world.secrets(of_session(&session)), "S")
-        .await
-        .unwrap();
+    fetch(&world.secrets(of_session(&session)), "S").await.unwrap();
     assert_eq!(world.aws.table_item_count("Table").unwrap(), 0);
 }
 
@@ -364,10 +320,7 @@ async fn a_caller_whose_key_token_or_signature_is_wrong_is_refused_by_every_serv
 async fn a_session_ends_when_its_time_is_up() {
     let world = World::with_role(may_fetch("*")).await;
     world.aws.seed_secret("S", "VALUE").unwrap();
-    let session = world
-        .aws
-        .begin_session(ROLE, TASK_ID, Duration::from_mins(2))
-        .unwrap();
+    let session = world.aws.begin_session(ROLE, TASK_ID, Duration::from_mins(2)).unwrap();
     let client = world.secrets(of_session(&session));
     fetch(&client, "S").await.unwrap();
     world.advance(Duration::from_mins(2));
@@ -383,18 +336,10 @@ async fn sessions_of_a_deleted_role_are_refused_also_when_the_role_is_made_again
     let client = world.secrets(of_session(&world.session()));
     fetch(&client, "S").await.unwrap();
     world.aws.delete_role(ROLE).await.unwrap();
-    assert_eq!(
-        code(fetch(&client, "S").await),
-        "UnrecognizedClientException"
-    );
+    assert_eq!(code(fetch(&client, "S").await), "UnrecognizedClientException");
     world.put_role(may_fetch("*")).await;
-    assert_eq!(
-        code(fetch(&client, "S").await),
-        "UnrecognizedClientException"
-    );
-    fetch(&world.secrets(of_session(&world.session())), "S")
-        .await
-        .unwrap();
+    assert_eq!(code(fetch(&client, "S").await), "UnrecognizedClientException");
+    fetch(&world.secrets(of_session(&world.session())), "S").await.unwrap();
 }
 
 #[tokio::test]
@@ -404,17 +349,12 @@ async fn a_clock_may_be_off_by_five_minutes_and_no_more() {
     let session = world.session();
     world.advance(Duration::from_secs(4 * 60 + 50));
     // A new client for each, because a client learns the server's clock from its answers.
-    fetch(&world.secrets(of_session(&session)), "S")
-        .await
-        .unwrap();
+    fetch(&world.secrets(of_session(&session)), "S").await.unwrap();
     world.advance(Duration::from_secs(20));
     let answer = fetch(&world.secrets(of_session(&session)), "S").await;
     let error = answer.unwrap_err();
     assert_eq!(error.code(), Some("InvalidSignatureException"));
-    assert!(
-        error.message().unwrap().starts_with("Signature expired: "),
-        "{error:?}"
-    );
+    assert!(error.message().unwrap().starts_with("Signature expired: "), "{error:?}");
 }
 
 #[tokio::test]
@@ -425,14 +365,8 @@ async fn an_unsigned_or_garbled_request_gets_an_error_in_the_shape_of_aws() {
     let put = ("x-amz-target", "DynamoDB_20120810.PutItem");
 
     let (status, error_type, body) = post(&world, &[json, get], r#"{"SecretId":"S"}"#).await;
-    assert_eq!(
-        (status, error_type.as_str()),
-        (400, "MissingAuthenticationTokenException")
-    );
-    assert!(
-        body.contains(r#""__type":"MissingAuthenticationTokenException""#),
-        "{body}"
-    );
+    assert_eq!((status, error_type.as_str()), (400, "MissingAuthenticationTokenException"));
+    assert!(body.contains(r#""__type":"MissingAuthenticationTokenException""#), "{body}");
 
     let (status, _, body) = post(&world, &[json, put], "{}").await;
     assert_eq!(status, 400);
@@ -442,17 +376,10 @@ async fn an_unsigned_or_garbled_request_gets_an_error_in_the_shape_of_aws() {
     );
 
     let form = ("content-type", "application/x-www-form-urlencoded");
-    let (status, _, body) = post(
-        &world,
-        &[form],
-        "Action=GetCallerIdentity&Version=2011-06-15",
-    )
-    .await;
+    let (status, _, body) =
+        post(&world, &[form], "Action=GetCallerIdentity&Version=2011-06-15").await;
     assert_eq!(status, 403);
-    assert!(
-        body.contains("<Code>MissingAuthenticationToken</Code>"),
-        "{body}"
-    );
+    assert!(body.contains("<Code>MissingAuthenticationToken</Code>"), "{body}");
 
     for authorization in [
         "Bearer x",
@@ -477,24 +404,13 @@ async fn an_unsigned_or_garbled_request_gets_an_error_in_the_shape_of_aws() {
         "secretsmanager",
     ] {
         let (status, error_type, _) = post(&world, &[json, ("x-amz-target", target)], "{}").await;
-        assert_eq!(
-            (status, error_type.as_str()),
-            (400, "UnknownOperationException"),
-            "{target}"
-        );
+        assert_eq!((status, error_type.as_str()), (400, "UnknownOperationException"), "{target}");
     }
 
     let (status, error_type, _) = post(&world, &[json, put], vec![b'x'; 10 * 1024 * 1024]).await;
-    assert_eq!(
-        (status, error_type.as_str()),
-        (413, "RequestEntityTooLargeException")
-    );
+    assert_eq!((status, error_type.as_str()), (413, "RequestEntityTooLargeException"));
 
-    let response = http()
-        .get(world.aws.endpoint_url() + "/v2/nothing")
-        .send()
-        .await
-        .unwrap();
+    let response = http().get(world.aws.endpoint_url() + "/v2/nothing").send().await.unwrap();
     assert_eq!(response.status().as_u16(), 404);
 }
 
@@ -524,11 +440,7 @@ async fn a_signed_request_with_a_garbled_body_is_a_serialization_exception_that_
 
 /// Signs by hand, because the SDK cannot be brought to send garbage.
 async fn post_signed(world: &World, target: &str, body: &[u8]) -> (u16, String, String) {
-    let service = if target.starts_with("DynamoDB") {
-        "dynamodb"
-    } else {
-        "secretsmanager"
-    };
+    let service = if target.starts_with("DynamoDB") { "dynamodb" } else { "secretsmanager" };
     post_signed_as(world, service, target, body).await
 }
 
@@ -544,28 +456,18 @@ async fn post_signed_as(
         digits.concat()
     };
     let sign = |key: &[u8], text: &str| {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes())
-            .as_ref()
-            .to_vec()
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
     };
     let sha256 = |bytes: &[u8]| hex(digest::digest(&digest::SHA256, bytes).as_ref());
-    let date = chrono::DateTime::<chrono::Utc>::from(now())
-        .format("%Y%m%dT%H%M%SZ")
-        .to_string();
+    let date = chrono::DateTime::<chrono::Utc>::from(now()).format("%Y%m%dT%H%M%SZ").to_string();
     let (day, host) = (&date[..8], world.aws.address().to_string());
     let canonical = format!(
         "POST\n/\n\nhost:{host}\nx-amz-date:{date}\nx-amz-target:{target}\n\nhost;x-amz-date;x-amz-target\n{}",
         sha256(body)
     );
     let scope = format!("{day}/us-west-2/{service}/aws4_request");
-    let to_sign = format!(
-        "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
-        sha256(canonical.as_bytes())
-    );
-    let AccessKey {
-        access_key_id,
-        secret_access_key,
-    } = world.aws.administrator();
+    let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(canonical.as_bytes()));
+    let AccessKey { access_key_id, secret_access_key } = world.aws.administrator();
     let mut key = format!("AWS4{secret_access_key}").into_bytes();
     for part in [day, "us-west-2", service, "aws4_request"] {
         key = sign(&key, part);
@@ -599,17 +501,12 @@ async fn a_body_changed_on_the_way_is_refused() {
         while !request.ends_with(b"}") {
             client.read_buf(&mut request).await.unwrap();
         }
-        let changed = String::from_utf8(request)
-            .unwrap()
-            .replace(r#""SecretId":"T""#, r#""SecretId":"S""#);
+        let changed =
+            String::from_utf8(request).unwrap().replace(r#""SecretId":"T""#, r#""SecretId":"S""#);
         server.write_all(changed.as_bytes()).await.unwrap();
         tokio::io::copy(&mut server, &mut client).await.unwrap();
     });
-    let config = world
-        .config(world.administrator())
-        .to_builder()
-        .endpoint_url(url)
-        .build();
+    let config = world.config(world.administrator()).to_builder().endpoint_url(url).build();
     let client = aws_sdk_secretsmanager::Client::new(&config);
     assert_eq!(code(fetch(&client, "T").await), "InvalidSignatureException");
     drop(arn);
@@ -626,10 +523,7 @@ async fn a_signature_for_another_region_or_service_is_refused() {
     assert_eq!(code(fetch(&client, "S").await), "InvalidSignatureException");
     let (target, body) = ("secretsmanager.GetSecretValue", br#"{"SecretId":"S"}"#);
     let (status, error_type, _) = post_signed_as(&world, "dynamodb", target, body).await;
-    assert_eq!(
-        (status, error_type.as_str()),
-        (400, "InvalidSignatureException")
-    );
+    assert_eq!((status, error_type.as_str()), (400, "InvalidSignatureException"));
     assert_eq!(post_signed(&world, target, body).await.0, 200);
 }
 
@@ -647,17 +541,9 @@ async fn get_caller_identity_names_the_session_and_the_administrator() {
         Some("arn:aws:sts::123456789012:assumed-role/task-role/0123456789abcdef0123456789abcdef")
     );
     assert!(of_task.user_id().unwrap().starts_with("AROA"));
-    assert!(
-        of_task
-            .user_id()
-            .unwrap()
-            .ends_with(":0123456789abcdef0123456789abcdef")
-    );
+    assert!(of_task.user_id().unwrap().ends_with(":0123456789abcdef0123456789abcdef"));
     let of_administrator = identity(world.administrator()).await;
-    assert_eq!(
-        of_administrator.arn(),
-        Some("arn:aws:iam::123456789012:user/administrator")
-    );
+    assert_eq!(of_administrator.arn(), Some("arn:aws:iam::123456789012:user/administrator"));
     assert_eq!(of_administrator.account(), Some("123456789012"));
 }
 
@@ -692,25 +578,11 @@ async fn a_grant_on_one_secret_is_no_grant_on_another_nor_for_another_action() {
     let client = world.secrets(of_session(&world.session()));
     // By name, by ARN, and by ARN without the suffix; by version, too.
     for secret_id in ["CONSUMERKEY", &arn, &arn[..arn.len() - 7]] {
-        assert_eq!(
-            fetch(&client, secret_id).await.unwrap(),
-            "VALUE",
-            "{secret_id}"
-        );
+        assert_eq!(fetch(&client, secret_id).await.unwrap(), "VALUE", "{secret_id}");
     }
-    client
-        .get_secret_value()
-        .secret_id(&arn)
-        .version_id(version_id)
-        .send()
-        .await
-        .unwrap();
+    client.get_secret_value().secret_id(&arn).version_id(version_id).send().await.unwrap();
     for secret_id in ["CONSUMERKEY2", &other, &other[..other.len() - 7], "ABSENT"] {
-        assert_eq!(
-            code(fetch(&client, secret_id).await),
-            "AccessDeniedException",
-            "{secret_id}"
-        );
+        assert_eq!(code(fetch(&client, secret_id).await), "AccessDeniedException", "{secret_id}");
     }
     assert_eq!(
         message(fetch(&client, "CONSUMERKEY2").await),
@@ -725,48 +597,20 @@ async fn a_grant_on_one_secret_is_no_grant_on_another_nor_for_another_action() {
         "AccessDeniedException"
     );
     assert_eq!(
-        code(
-            client
-                .put_secret_value()
-                .secret_id(&arn)
-                .secret_string("x")
-                .send()
-                .await
-        ),
+        code(client.put_secret_value().secret_id(&arn).secret_string("x").send().await),
+        "AccessDeniedException"
+    );
+    assert_eq!(code(client.delete_secret().secret_id(&arn).send().await), "AccessDeniedException");
+    assert_eq!(code(client.list_secrets().send().await), "AccessDeniedException");
+    assert_eq!(
+        code(client.create_secret().name("NEW").secret_string("x").send().await),
         "AccessDeniedException"
     );
     assert_eq!(
-        code(client.delete_secret().secret_id(&arn).send().await),
+        code(client.batch_get_secret_value().secret_id_list(&arn).send().await),
         "AccessDeniedException"
     );
-    assert_eq!(
-        code(client.list_secrets().send().await),
-        "AccessDeniedException"
-    );
-    assert_eq!(
-        code(
-            client
-                .create_secret()
-                .name("NEW")
-                .secret_string("x")
-                .send()
-                .await
-        ),
-        "AccessDeniedException"
-    );
-    assert_eq!(
-        code(
-            client
-                .batch_get_secret_value()
-                .secret_id_list(&arn)
-                .send()
-                .await
-        ),
-        "AccessDeniedException"
-    );
-    let denied = world
-        .wait_for_record(|record| record.resource.as_ref() == Some(&other))
-        .await;
+    let denied = world.wait_for_record(|record| record.resource.as_ref() == Some(&other)).await;
     assert_eq!(denied.error_code.as_deref(), Some("AccessDeniedException"));
     assert_eq!(denied.version_id, None);
 }
@@ -779,14 +623,8 @@ async fn an_operation_that_is_not_here_is_denied_to_all_but_the_administrator() 
         let client = world.secrets(credentials);
         async move { code(client.get_resource_policy().secret_id("S").send().await) }
     };
-    assert_eq!(
-        call(of_session(&world.session())).await,
-        "AccessDeniedException"
-    );
-    assert_eq!(
-        call(world.administrator()).await,
-        "UnknownOperationException"
-    );
+    assert_eq!(call(of_session(&world.session())).await, "AccessDeniedException");
+    assert_eq!(call(world.administrator()).await, "UnknownOperationException");
 }
 
 #[tokio::test]
@@ -798,28 +636,13 @@ async fn a_condition_on_version_stage_matches_only_a_call_that_sends_it() {
         "Condition": { "StringEquals": { "secretsmanager:VersionStage": "AWSCURRENT" } } }]))
     .await;
     world.aws.seed_secret("S", "VALUE").unwrap();
-    world
-        .aws
-        .seed_version("S", Some("NEXT"), &["AWSPENDING"])
-        .unwrap();
+    world.aws.seed_version("S", Some("NEXT"), &["AWSPENDING"]).unwrap();
     let client = world.secrets(of_session(&world.session()));
-    let with = |label: &str| {
-        client
-            .get_secret_value()
-            .secret_id("S")
-            .version_stage(label)
-            .send()
-    };
-    assert_eq!(
-        with("AWSCURRENT").await.unwrap().secret_string(),
-        Some("VALUE")
-    );
+    let with = |label: &str| client.get_secret_value().secret_id("S").version_stage(label).send();
+    assert_eq!(with("AWSCURRENT").await.unwrap().secret_string(), Some("VALUE"));
     assert_eq!(code(with("AWSPENDING").await), "AccessDeniedException");
     assert_eq!(code(fetch(&client, "S").await), "AccessDeniedException");
-    assert_eq!(
-        code(client.describe_secret().secret_id("S").send().await),
-        "AccessDeniedException"
-    );
+    assert_eq!(code(client.describe_secret().secret_id("S").send().await), "AccessDeniedException");
 }
 
 #[tokio::test]
@@ -841,10 +664,7 @@ async fn a_batch_needs_a_grant_on_everything_and_on_each_secret() {
         .unwrap();
     assert_eq!(answer.secret_values().len(), 1);
     assert_eq!(answer.secret_values()[0].secret_string(), Some("VALUE-A"));
-    assert_eq!(
-        answer.errors()[0].error_code(),
-        Some("AccessDeniedException")
-    );
+    assert_eq!(answer.errors()[0].error_code(), Some("AccessDeniedException"));
     let fetched =
         |record: &Record| record.event_name == "GetSecretValue" && record.error_code.is_none();
     assert_eq!(world.wait_for_record(fetched).await.resource, Some(arn));
@@ -859,13 +679,8 @@ async fn a_grant_on_one_table_is_no_grant_on_another_nor_for_another_action() {
     world.aws.create_table("twitterStream").unwrap();
     world.aws.create_table("other").unwrap();
     let client = world.tables(of_session(&world.session()));
-    let put = |table: &str| {
-        client
-            .put_item()
-            .table_name(table)
-            .set_item(Some(item("a", "b")))
-            .send()
-    };
+    let put =
+        |table: &str| client.put_item().table_name(table).set_item(Some(item("a", "b"))).send();
     put("twitterStream").await.unwrap();
     for table in ["other", "twitterStream2", "absent"] {
         assert_eq!(code(put(table).await), "AccessDeniedException", "{table}");
@@ -880,20 +695,8 @@ async fn a_grant_on_one_table_is_no_grant_on_another_nor_for_another_action() {
     );
     let refused = [
         code(client.scan().table_name("twitterStream").send().await),
-        code(
-            client
-                .delete_table()
-                .table_name("twitterStream")
-                .send()
-                .await,
-        ),
-        code(
-            client
-                .describe_table()
-                .table_name("twitterStream")
-                .send()
-                .await,
-        ),
+        code(client.delete_table().table_name("twitterStream").send().await),
+        code(client.describe_table().table_name("twitterStream").send().await),
         code(client.list_tables().send().await),
         code(client.describe_limits().send().await),
     ];
@@ -908,21 +711,9 @@ async fn a_grant_on_one_table_is_no_grant_on_another_nor_for_another_action() {
 async fn a_put_moves_current_and_previous_and_leaves_each_label_on_one_version() {
     let world = World::start().await;
     let client = world.secrets(world.administrator());
-    let first = client
-        .create_secret()
-        .name("S")
-        .secret_string("1")
-        .send()
-        .await
-        .unwrap();
+    let first = client.create_secret().name("S").secret_string("1").send().await.unwrap();
     let first = first.version_id().unwrap().to_owned();
-    let put = |value: &str| {
-        client
-            .put_secret_value()
-            .secret_id("S")
-            .secret_string(value)
-            .send()
-    };
+    let put = |value: &str| client.put_secret_value().secret_id("S").secret_string(value).send();
     let second = put("2").await.unwrap();
     assert_eq!(second.version_stages(), ["AWSCURRENT"]);
     let second = second.version_id().unwrap().to_owned();
@@ -932,21 +723,10 @@ async fn a_put_moves_current_and_previous_and_leaves_each_label_on_one_version()
     assert_eq!(labels["AWSPREVIOUS"], second);
     assert!(!labels.values().any(|version_id| *version_id == first));
     assert_eq!(fetch(&client, "S").await.unwrap(), "3");
-    let previous = client
-        .get_secret_value()
-        .secret_id("S")
-        .version_stage("AWSPREVIOUS")
-        .send()
-        .await
-        .unwrap();
+    let previous =
+        client.get_secret_value().secret_id("S").version_stage("AWSPREVIOUS").send().await.unwrap();
     assert_eq!(previous.secret_string(), Some("2"));
-    let by_id = client
-        .get_secret_value()
-        .secret_id("S")
-        .version_id(first)
-        .send()
-        .await
-        .unwrap();
+    let by_id = client.get_secret_value().secret_id("S").version_id(first).send().await.unwrap();
     assert_eq!(by_id.secret_string(), Some("1"));
 }
 
@@ -979,14 +759,8 @@ async fn a_rotation_goes_from_pending_to_current_and_back() {
             .move_to_version_id(to)
             .send()
     };
-    assert_eq!(
-        code(move_current(None, second).await),
-        "InvalidParameterException"
-    );
-    assert_eq!(
-        code(move_current(Some(second), second).await),
-        "InvalidParameterException"
-    );
+    assert_eq!(code(move_current(None, second).await), "InvalidParameterException");
+    assert_eq!(code(move_current(Some(second), second).await), "InvalidParameterException");
     assert_eq!(
         code(move_current(Some(&first), &"x".repeat(36)).await),
         "ResourceNotFoundException"
@@ -1005,36 +779,20 @@ async fn a_rotation_goes_from_pending_to_current_and_back() {
     assert_eq!(moved["AWSPREVIOUS"], first);
     let update = updates.try_recv().unwrap();
     assert_eq!((update.secret_arn, update.name), (arn, "S".to_owned()));
-    assert_eq!(
-        (update.label.as_str(), update.version_id.as_str()),
-        ("AWSCURRENT", second)
-    );
+    assert_eq!((update.label.as_str(), update.version_id.as_str()), ("AWSCURRENT", second));
     assert!(updates.try_recv().is_err(), "AWSPREVIOUS sends no event");
 
     move_current(Some(second), &first).await.unwrap();
     let back = labels(&client, "S").await;
-    assert_eq!(
-        (&back["AWSCURRENT"], back["AWSPREVIOUS"].as_str()),
-        (&first, second)
-    );
+    assert_eq!((&back["AWSCURRENT"], back["AWSPREVIOUS"].as_str()), (&first, second));
     assert_eq!(updates.try_recv().unwrap().version_id, first);
 
     let remove = |label: &str| {
         let update = client.update_secret_version_stage().secret_id("S");
-        let from = if label == "AWSCURRENT" {
-            first.as_str()
-        } else {
-            second
-        };
-        update
-            .version_stage(label)
-            .remove_from_version_id(from)
-            .send()
+        let from = if label == "AWSCURRENT" { first.as_str() } else { second };
+        update.version_stage(label).remove_from_version_id(from).send()
     };
-    assert_eq!(
-        code(remove("AWSCURRENT").await),
-        "InvalidParameterException"
-    );
+    assert_eq!(code(remove("AWSCURRENT").await), "InvalidParameterException");
     remove("AWSPENDING").await.unwrap();
     assert!(!labels(&client, "S").await.contains_key("AWSPENDING"));
 }
@@ -1052,10 +810,7 @@ async fn the_request_token_is_the_version_id_and_makes_calls_idempotent() {
             .client_request_token(token("1"))
             .send()
     };
-    assert_eq!(
-        create("1").await.unwrap().version_id(),
-        Some(token("1").as_str())
-    );
+    assert_eq!(create("1").await.unwrap().version_id(), Some(token("1").as_str()));
     create("1").await.unwrap();
     assert_eq!(code(create("2").await), "ResourceExistsException");
     let update = |value: &str| {
@@ -1066,10 +821,7 @@ async fn the_request_token_is_the_version_id_and_makes_calls_idempotent() {
             .client_request_token(token("2"))
             .send()
     };
-    assert_eq!(
-        update("2").await.unwrap().version_id(),
-        Some(token("2").as_str())
-    );
+    assert_eq!(update("2").await.unwrap().version_id(), Some(token("2").as_str()));
     update("2").await.unwrap();
     assert_eq!(code(update("3").await), "ResourceExistsException");
     let labels = labels(&client, "S").await;
@@ -1077,13 +829,8 @@ async fn the_request_token_is_the_version_id_and_makes_calls_idempotent() {
         (labels["AWSCURRENT"].clone(), labels["AWSPREVIOUS"].clone()),
         (token("2"), token("1"))
     );
-    let described = client
-        .update_secret()
-        .secret_id("S")
-        .description("no new value")
-        .send()
-        .await
-        .unwrap();
+    let described =
+        client.update_secret().secret_id("S").description("no new value").send().await.unwrap();
     assert_eq!(described.version_id(), None);
     assert_eq!(
         code(
@@ -1119,23 +866,14 @@ async fn what_has_no_value_cannot_be_fetched() {
     world.aws.seed_secret("S", "VALUE").unwrap();
     let empty = world.aws.seed_version("S", None, &["AWSPENDING"]).unwrap();
     assert_eq!(labels(&client, "S").await["AWSPENDING"], empty);
-    let pending = || {
-        client
-            .get_secret_value()
-            .secret_id("S")
-            .version_stage("AWSPENDING")
-            .send()
-    };
+    let pending = || client.get_secret_value().secret_id("S").version_stage("AWSPENDING").send();
     assert_eq!(
         message(pending().await),
         "Secrets Manager can't find the specified secret value for staging label: AWSPENDING"
     );
     // What a rotation does next: it puts the value of the version that is there.
-    let put = client
-        .put_secret_value()
-        .secret_id("S")
-        .secret_string("NEW")
-        .client_request_token(&empty);
+    let put =
+        client.put_secret_value().secret_id("S").secret_string("NEW").client_request_token(&empty);
     put.version_stages("AWSPENDING").send().await.unwrap();
     assert_eq!(pending().await.unwrap().secret_string(), Some("NEW"));
     let mismatch = client
@@ -1153,33 +891,18 @@ async fn a_value_may_have_65536_bytes_and_no_more() {
     let world = World::start().await;
     let client = world.secrets(world.administrator());
     world.aws.seed_secret("S", "VALUE").unwrap();
-    let put = |value: String| {
-        client
-            .put_secret_value()
-            .secret_id("S")
-            .secret_string(value)
-            .send()
-    };
+    let put = |value: String| client.put_secret_value().secret_id("S").secret_string(value).send();
     put("x".repeat(65_536)).await.unwrap();
     let answer = put("x".repeat(65_537)).await;
     assert_eq!(code(answer), "ValidationException");
     assert!(!message(put("x".repeat(65_537)).await).contains("xx"));
     assert_eq!(fetch(&client, "S").await.unwrap().len(), 65_536);
     let binary = |length: usize| {
-        client
-            .put_secret_value()
-            .secret_id("S")
-            .secret_binary(Blob::new(vec![7; length]))
-            .send()
+        client.put_secret_value().secret_id("S").secret_binary(Blob::new(vec![7; length])).send()
     };
     binary(65_536).await.unwrap();
     assert_eq!(code(binary(65_537).await), "ValidationException");
-    let answer = client
-        .get_secret_value()
-        .secret_id("S")
-        .send()
-        .await
-        .unwrap();
+    let answer = client.get_secret_value().secret_id("S").send().await.unwrap();
     assert_eq!(answer.secret_binary().unwrap().as_ref(), vec![7; 65_536]);
 }
 
@@ -1188,79 +911,29 @@ async fn a_secret_marked_for_deletion_is_refused_until_restored_and_then_gone() 
     let world = World::start().await;
     let client = world.secrets(world.administrator());
     let (arn, _) = world.aws.seed_secret("S", "VALUE").unwrap();
-    client
-        .delete_secret()
-        .secret_id("S")
-        .recovery_window_in_days(7)
-        .send()
-        .await
-        .unwrap();
+    client.delete_secret().secret_id("S").recovery_window_in_days(7).send().await.unwrap();
     let error = fetch(&client, "S").await.unwrap_err();
     assert_eq!(error.code(), Some("InvalidRequestException"));
     assert_eq!(
         error.message(),
         Some("You can't perform this operation on the secret because it was marked for deletion.")
     );
-    assert!(
-        client
-            .describe_secret()
-            .secret_id("S")
-            .send()
-            .await
-            .unwrap()
-            .deleted_date()
-            .is_some()
-    );
+    assert!(client.describe_secret().secret_id("S").send().await.unwrap().deleted_date().is_some());
     assert_eq!(
-        code(
-            client
-                .create_secret()
-                .name("S")
-                .secret_string("x")
-                .send()
-                .await
-        ),
+        code(client.create_secret().name("S").secret_string("x").send().await),
         "InvalidRequestException"
     );
-    assert_eq!(
-        client
-            .list_secrets()
-            .send()
-            .await
-            .unwrap()
-            .secret_list()
-            .len(),
-        0
-    );
+    assert_eq!(client.list_secrets().send().await.unwrap().secret_list().len(), 0);
     client.restore_secret().secret_id("S").send().await.unwrap();
     fetch(&client, "S").await.unwrap();
-    client
-        .delete_secret()
-        .secret_id("S")
-        .force_delete_without_recovery(true)
-        .send()
-        .await
-        .unwrap();
+    client.delete_secret().secret_id("S").force_delete_without_recovery(true).send().await.unwrap();
     assert_eq!(code(fetch(&client, "S").await), "ResourceNotFoundException");
     let twice = client.delete_secret().secret_id("S");
     let twice = twice.force_delete_without_recovery(true);
     twice.send().await.unwrap();
-    let again = client
-        .create_secret()
-        .name("S")
-        .secret_string("x")
-        .send()
-        .await
-        .unwrap();
-    assert_ne!(
-        again.arn(),
-        Some(arn.as_str()),
-        "a secret made anew has another suffix"
-    );
-    assert_eq!(
-        code(fetch(&client, &arn).await),
-        "ResourceNotFoundException"
-    );
+    let again = client.create_secret().name("S").secret_string("x").send().await.unwrap();
+    assert_ne!(again.arn(), Some(arn.as_str()), "a secret made anew has another suffix");
+    assert_eq!(code(fetch(&client, &arn).await), "ResourceNotFoundException");
 }
 
 #[tokio::test]
@@ -1273,10 +946,7 @@ async fn list_secrets_pages_without_values() {
     let pages = client.list_secrets().max_results(2).into_paginator().send();
     let pages: Vec<_> = pages.collect::<Result<_, _>>().await.unwrap();
     assert_eq!(pages.len(), 2);
-    let listed: Vec<_> = pages
-        .iter()
-        .flat_map(ListSecretsOutput::secret_list)
-        .collect();
+    let listed: Vec<_> = pages.iter().flat_map(ListSecretsOutput::secret_list).collect();
     let names: Vec<_> = listed.iter().filter_map(|entry| entry.name()).collect();
     assert_eq!(names, ["A", "B", "C"]);
     assert_eq!(listed[0].secret_versions_to_stages().unwrap().len(), 1);
@@ -1290,32 +960,17 @@ async fn tables_answer_as_dynamodb_does() {
     let client = world.tables(world.administrator());
     world.aws.create_table("twitterStream").unwrap();
     let put = || {
-        let put = client
-            .put_item()
-            .table_name("twitterStream")
-            .set_item(Some(item("a", "b")));
+        let put = client.put_item().table_name("twitterStream").set_item(Some(item("a", "b")));
         put.condition_expression("attribute_not_exists(#user)")
             .expression_attribute_names("#user", "user")
             .send()
     };
     put().await.unwrap();
     let again = put().await.unwrap_err();
-    assert!(
-        again
-            .into_service_error()
-            .is_conditional_check_failed_exception()
-    );
-    let key = item("a", "b")
-        .into_iter()
-        .filter(|(name, _)| name != "text")
-        .collect();
-    let got = client
-        .get_item()
-        .table_name("twitterStream")
-        .set_key(Some(key))
-        .send()
-        .await
-        .unwrap();
+    assert!(again.into_service_error().is_conditional_check_failed_exception());
+    let key = item("a", "b").into_iter().filter(|(name, _)| name != "text").collect();
+    let got =
+        client.get_item().table_name("twitterStream").set_key(Some(key)).send().await.unwrap();
     assert_eq!(got.item(), Some(&item("a", "b")));
     let queried = client
         .query()
@@ -1327,22 +982,8 @@ async fn tables_answer_as_dynamodb_does() {
         .await
         .unwrap();
     assert_eq!(queried.count(), 1);
-    assert_eq!(
-        client
-            .scan()
-            .table_name("twitterStream")
-            .send()
-            .await
-            .unwrap()
-            .count(),
-        1
-    );
-    let described = client
-        .describe_table()
-        .table_name("twitterStream")
-        .send()
-        .await
-        .unwrap();
+    assert_eq!(client.scan().table_name("twitterStream").send().await.unwrap().count(), 1);
+    let described = client.describe_table().table_name("twitterStream").send().await.unwrap();
     assert_eq!(
         described.table().unwrap().table_arn(),
         Some("arn:aws:dynamodb:us-west-2:123456789012:table/twitterStream")
@@ -1369,18 +1010,9 @@ async fn tables_refuse_as_dynamodb_does() {
         .send()
         .await
         .unwrap_err();
-    assert!(
-        absent
-            .into_service_error()
-            .is_resource_not_found_exception()
-    );
+    assert!(absent.into_service_error().is_resource_not_found_exception());
     let no_key = HashMap::from([("text".to_owned(), AttributeValue::S("x".to_owned()))]);
-    let invalid = client
-        .put_item()
-        .table_name("twitterStream")
-        .set_item(Some(no_key))
-        .send()
-        .await;
+    let invalid = client.put_item().table_name("twitterStream").set_item(Some(no_key)).send().await;
     assert_eq!(code(invalid), "ValidationException");
     let (status, error_type, body) = post_signed(
         &world,
@@ -1388,26 +1020,11 @@ async fn tables_refuse_as_dynamodb_does() {
         br#"{"TableName":"absent","Item":{"user":{"S":"a"},"date":{"S":"b"}}}"#,
     )
     .await;
-    assert_eq!(
-        (status, error_type.as_str()),
-        (400, "ResourceNotFoundException")
-    );
-    assert!(
-        body.contains("com.amazonaws.dynamodb.v20120810#ResourceNotFoundException"),
-        "{body}"
-    );
+    assert_eq!((status, error_type.as_str()), (400, "ResourceNotFoundException"));
+    assert!(body.contains("com.amazonaws.dynamodb.v20120810#ResourceNotFoundException"), "{body}");
 
-    client
-        .delete_table()
-        .table_name("twitterStream")
-        .send()
-        .await
-        .unwrap();
-    let gone = client
-        .describe_table()
-        .table_name("twitterStream")
-        .send()
-        .await;
+    client.delete_table().table_name("twitterStream").send().await.unwrap();
+    let gone = client.describe_table().table_name("twitterStream").send().await;
     assert_eq!(code(gone), "ResourceNotFoundException");
 }
 
@@ -1425,10 +1042,7 @@ async fn the_credentials_endpoint_gives_credentials_that_work_and_renews_them() 
     let expiration =
         chrono::DateTime::parse_from_rfc3339(given["Expiration"].as_str().unwrap()).unwrap();
     let life = SystemTime::from(expiration).duration_since(now()).unwrap();
-    assert!(
-        life > Duration::from_mins(359) && life <= Duration::from_hours(6),
-        "{life:?}"
-    );
+    assert!(life > Duration::from_mins(359) && life <= Duration::from_hours(6), "{life:?}");
     let text = |name: &str| given[name].as_str().unwrap().to_owned();
     let credentials = Credentials::new(
         text("AccessKeyId"),
@@ -1446,25 +1060,14 @@ async fn the_credentials_endpoint_gives_credentials_that_work_and_renews_them() 
     assert_eq!(get(&endpoint.full_uri, None).await.0, 401);
     assert_eq!(get(&endpoint.full_uri, Some("wrong")).await.0, 403);
     assert_eq!(
-        get(
-            &format!("{}/v2/credentials/unknown", world.aws.endpoint_url()),
-            None
-        )
-        .await
-        .0,
+        get(&format!("{}/v2/credentials/unknown", world.aws.endpoint_url()), None).await.0,
         400
     );
 
     world.advance(Duration::from_mins(344));
-    assert_eq!(
-        get(&relative, None).await.1["AccessKeyId"],
-        given["AccessKeyId"]
-    );
+    assert_eq!(get(&relative, None).await.1["AccessKeyId"], given["AccessKeyId"]);
     world.advance(Duration::from_mins(2));
-    assert_ne!(
-        get(&relative, None).await.1["AccessKeyId"],
-        given["AccessKeyId"]
-    );
+    assert_ne!(get(&relative, None).await.1["AccessKeyId"], given["AccessKeyId"]);
 }
 
 #[tokio::test]
@@ -1511,10 +1114,7 @@ async fn run_a_task(world: &World, environment: &[(&str, &str)]) -> String {
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .envs(environment.iter().copied());
-    let output = tokio::task::spawn_blocking(move || command.output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -1538,12 +1138,8 @@ async fn a_task() {
 async fn the_default_chain_of_the_sdk_finds_the_credentials_endpoint() {
     let world = World::with_role(may_fetch("*")).await;
     world.aws.seed_secret("S", "VALUE").unwrap();
-    let TaskEndpoint {
-        relative_uri,
-        full_uri,
-        authorization_token,
-        ..
-    } = world.aws.task(Task::new(ROLE, TASK_ID)).unwrap();
+    let TaskEndpoint { relative_uri, full_uri, authorization_token, .. } =
+        world.aws.task(Task::new(ROLE, TASK_ID)).unwrap();
     let uri = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
     let token = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
     let printed = run_a_task(&world, &[(uri, &full_uri), (token, &authorization_token)]).await;
@@ -1551,11 +1147,8 @@ async fn the_default_chain_of_the_sdk_finds_the_credentials_endpoint() {
     let relative = world.aws.endpoint_url() + &relative_uri;
     let printed = run_a_task(&world, &[(uri, &relative)]).await;
     assert!(printed.contains("fetched VALUE"), "{printed}");
-    for environment in [
-        &[(uri, full_uri.as_str()), (token, "wrong")][..],
-        &[(uri, &full_uri)],
-        &[],
-    ] {
+    for environment in [&[(uri, full_uri.as_str()), (token, "wrong")][..], &[(uri, &full_uri)], &[]]
+    {
         let printed = run_a_task(&world, environment).await;
         assert!(printed.contains("refused None"), "{printed}");
     }
@@ -1565,10 +1158,7 @@ async fn the_default_chain_of_the_sdk_finds_the_credentials_endpoint() {
         .into_iter()
         .filter(|record| record.event_name == "GetCredentials")
         .collect();
-    let codes: Vec<_> = ends
-        .iter()
-        .map(|record| record.error_code.as_deref())
-        .collect();
+    let codes: Vec<_> = ends.iter().map(|record| record.error_code.as_deref()).collect();
     assert_eq!(codes, [None, None, Some("403"), Some("401")]);
 }
 
@@ -1576,14 +1166,9 @@ async fn the_default_chain_of_the_sdk_finds_the_credentials_endpoint() {
 
 /// Tries three times in all, at once.
 fn retrying(world: &World) -> SdkConfig {
-    let retry = RetryConfig::standard()
-        .with_max_attempts(3)
-        .with_initial_backoff(Duration::from_millis(1));
-    world
-        .config(world.administrator())
-        .to_builder()
-        .retry_config(retry)
-        .build()
+    let retry =
+        RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(1));
+    world.config(world.administrator()).to_builder().retry_config(retry).build()
 }
 
 #[tokio::test]
@@ -1611,17 +1196,10 @@ async fn the_sdk_retries_injected_errors_as_it_would_real_ones() {
         let secrets = aws_sdk_secretsmanager::Client::new(&config);
         let tables = aws_sdk_dynamodb::Client::new(&config);
         for service in [Service::SecretsManager, Service::DynamoDb] {
-            world
-                .aws
-                .inject(Fault::every_call(service, effect.clone()).times(2));
+            world.aws.inject(Fault::every_call(service, effect.clone()).times(2));
         }
         assert_eq!(fetch(&secrets, "S").await.is_ok(), retried, "{effect:?}");
-        let put = tables
-            .put_item()
-            .table_name("Table")
-            .set_item(Some(item("a", "b")))
-            .send()
-            .await;
+        let put = tables.put_item().table_name("Table").set_item(Some(item("a", "b"))).send().await;
         assert_eq!(put.is_ok(), retried, "{effect:?} {put:?}");
         world.aws.clear_faults();
     }
@@ -1635,10 +1213,7 @@ async fn a_reset_gives_no_answer_at_all() {
     let reset = Fault::every_call(Service::SecretsManager, Effect::Reset);
     world.aws.inject(reset.times(1));
     let call = client.get_secret_value().secret_id("S").send().await;
-    assert!(
-        matches!(call, Err(SdkError::DispatchFailure(_))),
-        "{call:?}"
-    );
+    assert!(matches!(call, Err(SdkError::DispatchFailure(_))), "{call:?}");
     fetch(&client, "S").await.unwrap();
 }
 
@@ -1650,21 +1225,11 @@ async fn a_call_that_hangs_goes_on_when_the_faults_are_cleared() {
     world.aws.inject(
         Fault::every_call(Service::SecretsManager, Effect::Hang).of_operation("GetSecretValue"),
     );
-    client
-        .describe_secret()
-        .secret_id("S")
-        .send()
-        .await
-        .unwrap();
+    client.describe_secret().secret_id("S").send().await.unwrap();
     let mut call = std::pin::pin!(fetch(&client, "S"));
-    tokio::time::timeout(Duration::from_millis(200), &mut call)
-        .await
-        .expect_err("it hangs");
+    tokio::time::timeout(Duration::from_millis(200), &mut call).await.expect_err("it hangs");
     world.aws.clear_faults();
-    assert_eq!(
-        tokio::time::timeout(LIMIT, call).await.unwrap().unwrap(),
-        "VALUE"
-    );
+    assert_eq!(tokio::time::timeout(LIMIT, call).await.unwrap().unwrap(), "VALUE");
 }
 
 #[tokio::test]
@@ -1673,33 +1238,15 @@ async fn a_delay_delays_and_a_fault_of_the_credentials_endpoint_shows_there() {
     world.aws.seed_secret("S", "VALUE").unwrap();
     let client = world.secrets(world.administrator());
     let delay = Duration::from_millis(150);
-    world
-        .aws
-        .inject(Fault::every_call(Service::SecretsManager, Effect::Delay(delay)).times(1));
+    world.aws.inject(Fault::every_call(Service::SecretsManager, Effect::Delay(delay)).times(1));
     let started = tokio::time::Instant::now();
     fetch(&client, "S").await.unwrap();
     assert!(started.elapsed() >= delay);
     let endpoint = world.aws.task(Task::new(ROLE, TASK_ID)).unwrap();
-    let error = Effect::Error {
-        status: 500,
-        code: "Internal".to_owned(),
-        message: String::new(),
-    };
-    world
-        .aws
-        .inject(Fault::every_call(Service::TaskCredentials, error).times(1));
-    assert_eq!(
-        get(&(world.aws.endpoint_url() + &endpoint.relative_uri), None)
-            .await
-            .0,
-        500
-    );
-    assert_eq!(
-        get(&(world.aws.endpoint_url() + &endpoint.relative_uri), None)
-            .await
-            .0,
-        200
-    );
+    let error = Effect::Error { status: 500, code: "Internal".to_owned(), message: String::new() };
+    world.aws.inject(Fault::every_call(Service::TaskCredentials, error).times(1));
+    assert_eq!(get(&(world.aws.endpoint_url() + &endpoint.relative_uri), None).await.0, 500);
+    assert_eq!(get(&(world.aws.endpoint_url() + &endpoint.relative_uri), None).await.0, 200);
 }
 
 #[tokio::test]
@@ -1708,18 +1255,12 @@ async fn dropping_it_closes_the_port_and_the_connections() {
     world.aws.seed_secret("S", "VALUE").unwrap();
     let address = world.aws.address();
     let mut idle = TcpStream::connect(address).await.unwrap();
-    idle.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    idle.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     idle.readable().await.unwrap();
-    world
-        .aws
-        .inject(Fault::every_call(Service::SecretsManager, Effect::Hang));
+    world.aws.inject(Fault::every_call(Service::SecretsManager, Effect::Hang));
     let client = world.secrets(world.administrator());
     let mut hanging = std::pin::pin!(fetch(&client, "S"));
-    tokio::time::timeout(Duration::from_millis(50), &mut hanging)
-        .await
-        .expect_err("it hangs");
+    tokio::time::timeout(Duration::from_millis(50), &mut hanging).await.expect_err("it hangs");
     drop(world);
     tokio::time::timeout(LIMIT, async {
         let mut rest = Vec::new();

@@ -1,4 +1,4 @@
-//! An error of the API, and the three shapes in which AWS puts one on the wire.
+//! An error of the API, and the four shapes in which AWS puts one on the wire.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -18,12 +18,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code: code.into(),
-            message: message.into(),
-            body: None,
-        }
+        Self { status, code: code.into(), message: message.into(), body: None }
     }
 
     /// An error of the caller's, by the JSON services' rule that all of those are 400.
@@ -53,6 +48,7 @@ impl ApiError {
                 let namespace = dynamodb_namespace(&self.code);
                 ("application/x-amz-json-1.0", self.json(namespace))
             }
+            Some(Service::Sqs) => return self.query_compatible(status),
             Some(Service::SecretsManager | Service::TaskCredentials) | None => {
                 ("application/x-amz-json-1.1", self.json(""))
             }
@@ -67,6 +63,23 @@ impl ApiError {
         response
     }
 
+    /// SQS's shape: the code of its old query protocol in a header, which SDKs prefer, and its JSON name in the body.
+    fn query_compatible(self, status: StatusCode) -> Response<Body> {
+        let fault = if self.status >= 500 { "Receiver" } else { "Sender" };
+        // SQS's front spells it as the other services do; SQS itself, as in its documentation's example, does not.
+        let member = if self.code == "AccessDenied" { "Message" } else { "message" };
+        let body = json!({ "__type": sqs_type(&self.code), member: self.message });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let content_type = HeaderValue::from_static(Service::Sqs.content_type());
+        headers.insert(header::CONTENT_TYPE, content_type);
+        if let Ok(code) = HeaderValue::from_str(&format!("{};{fault}", self.code)) {
+            headers.insert("x-amzn-query-error", code);
+        }
+        response
+    }
+
     fn json(self, namespace: &str) -> String {
         if let Some(body) = self.body {
             return body;
@@ -74,22 +87,14 @@ impl ApiError {
         let mut body = json!({ "__type": format!("{namespace}{}", self.code) });
         if let (Some(members), false) = (body.as_object_mut(), self.message.is_empty()) {
             // The spelling differs between a service's own errors and the front's; SDKs read either.
-            let member = if is_of_the_front(&self.code) {
-                "message"
-            } else {
-                "Message"
-            };
+            let member = if is_of_the_front(&self.code) { "message" } else { "Message" };
             members.insert(member.to_owned(), self.message.into());
         }
         body.to_string()
     }
 
     fn xml(&self, request_id: &str) -> String {
-        let fault = if self.status >= 500 {
-            "Receiver"
-        } else {
-            "Sender"
-        };
+        let fault = if self.status >= 500 { "Receiver" } else { "Sender" };
         format!(
             "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{fault}</Type>\
              <Code>{}</Code><Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
@@ -101,9 +106,7 @@ impl ApiError {
 
 /// Text as it stands between XML tags.
 pub(super) fn escape_xml(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 fn is_of_the_front(code: &str) -> bool {
@@ -134,4 +137,29 @@ fn dynamodb_namespace(code: &str) -> &'static str {
         "ValidationException" => "com.amazon.coral.validate#",
         _ => "com.amazonaws.dynamodb.v20120810#",
     }
+}
+
+/// What SQS's JSON calls the error that its query protocol has this code for.
+fn sqs_type(code: &str) -> String {
+    let of_the_front = match code {
+        "AccessDenied" => "AccessDeniedException",
+        "ExpiredToken" => "ExpiredTokenException",
+        "IncompleteSignature" => "IncompleteSignatureException",
+        "InvalidClientTokenId" => "UnrecognizedClientException",
+        "InvalidParameterValue" => "InvalidParameterValueException",
+        "MissingAuthenticationToken" => "MissingAuthenticationTokenException",
+        "MissingParameter" => "MissingRequiredParameterException",
+        "SignatureDoesNotMatch" => "InvalidSignatureException",
+        "RequestEntityTooLargeException"
+        | "SerializationException"
+        | "UnknownOperationException" => code,
+        "AWS.SimpleQueueService.NonExistentQueue" => {
+            return "com.amazonaws.sqs#QueueDoesNotExist".to_owned();
+        }
+        _ => {
+            let name = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
+            return format!("com.amazonaws.sqs#{name}");
+        }
+    };
+    format!("com.amazon.coral.service#{of_the_front}")
 }

@@ -18,12 +18,12 @@ pub struct Record {
     pub time: SystemTime,
     /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION` or the user's ARN; none where the caller was not recognised.
     pub principal_arn: Option<String>,
-    /// As in `CloudTrail`: `secretsmanager.amazonaws.com`, `sts.amazonaws.com`, and `ecs-credentials` for the task's
+    /// As in `CloudTrail`: `secretsmanager.amazonaws.com`, `sqs.amazonaws.com`, `sts.amazonaws.com`, and `ecs-credentials` for the task's
     /// credentials endpoint, which `CloudTrail` does not see.
     pub event_source: &'static str,
     /// The operation, such as `GetSecretValue`.
     pub event_name: String,
-    /// The secret's ARN, or what the caller called it where there is no such secret.
+    /// The ARN of the secret or queue, or what the caller called the secret where there is no such one.
     pub resource: Option<String>,
     /// The version that was answered or made.
     pub version_id: Option<String>,
@@ -95,10 +95,7 @@ impl Audit {
     }
 
     pub(super) fn tables(&self) -> BTreeMap<String, TableCalls> {
-        self.tables
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes with every record.

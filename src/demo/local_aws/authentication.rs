@@ -37,14 +37,11 @@ impl SignedCall<'_> {
         iam: &Iam,
         now: SystemTime,
     ) -> Result<Principal, ApiError> {
-        self.verify(keys, iam, now)
-            .map_err(|refusal| refusal.error(self.service))
+        self.verify(keys, iam, now).map_err(|refusal| refusal.error(self.service))
     }
 
     fn verify(&self, keys: &Keys, iam: &Iam, now: SystemTime) -> Result<Principal, Refusal> {
-        let authorization = self
-            .header(header::AUTHORIZATION.as_str())
-            .ok_or(Refusal::Unsigned)?;
+        let authorization = self.header(header::AUTHORIZATION.as_str()).ok_or(Refusal::Unsigned)?;
         let authorization = parse_authorization_header(authorization).ok_or(Refusal::Incomplete(
             "Authorization header requires 'Credential', 'Signature' and 'SignedHeaders' parameters.",
         ))?;
@@ -52,16 +49,12 @@ impl SignedCall<'_> {
             "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.",
         ))?;
         self.check_scope(&authorization, date)?;
-        let key = keys
-            .find(authorization.access_key)
-            .ok_or(Refusal::UnknownKey)?;
+        let key = keys.find(authorization.access_key).ok_or(Refusal::UnknownKey)?;
         let token = self.header("x-amz-security-token");
-        let principal = key
-            .principal(token, iam, now)
-            .map_err(|error| match error {
-                KeyError::Invalid => Refusal::UnknownKey,
-                KeyError::Expired => Refusal::Expired,
-            })?;
+        let principal = key.principal(token, iam, now).map_err(|error| match error {
+            KeyError::Invalid => Refusal::UnknownKey,
+            KeyError::Expired => Refusal::Expired,
+        })?;
         check_clock(date, now)?;
         let signed_headers = self.canonical_headers(&authorization)?;
         let outcome = verify(
@@ -157,11 +150,7 @@ fn check_clock(date: &str, now: SystemTime) -> Result<(), Refusal> {
     let now = chrono::DateTime::<chrono::Utc>::from(now);
     let skew = chrono::TimeDelta::from_std(SKEW).unwrap_or_default();
     let said = |limit: chrono::DateTime<chrono::Utc>, sign| {
-        format!(
-            "{} ({} {sign} 5 min.)",
-            limit.format(format),
-            now.format(format)
-        )
+        format!("{} ({} {sign} 5 min.)", limit.format(format), now.format(format))
     };
     if signed < now - skew {
         Err(Refusal::Signature(format!(
@@ -179,9 +168,9 @@ fn check_clock(date: &str, now: SystemTime) -> Result<(), Refusal> {
 }
 
 impl Refusal {
-    /// The query protocol has other codes than JSON's, and 403 where JSON has 400.
+    /// The query protocol has other codes than JSON's, and 403 where JSON has 400. SQS has kept both in its JSON.
     fn error(self, service: Service) -> ApiError {
-        let query = service == Service::Sts;
+        let query = matches!(service, Service::Sts | Service::Sqs);
         let choose = |json: &str, in_query: &str, message: String| {
             if query {
                 ApiError::new(403, in_query, message)
@@ -195,11 +184,9 @@ impl Refusal {
                 "MissingAuthenticationToken",
                 "Request is missing Authentication Token".to_owned(),
             ),
-            Self::Incomplete(message) => choose(
-                "IncompleteSignatureException",
-                "IncompleteSignature",
-                message.to_owned(),
-            ),
+            Self::Incomplete(message) => {
+                choose("IncompleteSignatureException", "IncompleteSignature", message.to_owned())
+            }
             Self::UnknownKey => choose(
                 "UnrecognizedClientException",
                 "InvalidClientTokenId",
@@ -210,11 +197,9 @@ impl Refusal {
                 "ExpiredToken",
                 "The security token included in the request is expired".to_owned(),
             ),
-            Self::Signature(message) => choose(
-                "InvalidSignatureException",
-                "SignatureDoesNotMatch",
-                message,
-            ),
+            Self::Signature(message) => {
+                choose("InvalidSignatureException", "SignatureDoesNotMatch", message)
+            }
         }
     }
 }

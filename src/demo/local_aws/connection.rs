@@ -44,13 +44,7 @@ impl Listener for ResettableListener {
                     let _ = stream.set_nodelay(true);
                     let handle = ResetHandle::default();
                     let handle_of_stream = handle.clone();
-                    return (
-                        Resettable {
-                            stream,
-                            handle: handle_of_stream,
-                        },
-                        handle,
-                    );
+                    return (Resettable { stream, handle: handle_of_stream }, handle);
                 }
                 // Out of descriptors, most likely: others will be closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

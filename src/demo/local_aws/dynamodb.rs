@@ -46,11 +46,7 @@ impl DynamoDb {
     pub(super) fn call(&self, operation: &str, body: &[u8], caller: &Caller<'_>) -> Answer {
         let mut access = Access::default();
         let result = self.answer(operation, body, caller, &mut access);
-        Answer {
-            result,
-            access,
-            of_batch: Vec::new(),
-        }
+        Answer { result, access, of_batch: Vec::new() }
     }
 
     fn answer(
@@ -60,31 +56,21 @@ impl DynamoDb {
         caller: &Caller<'_>,
         access: &mut Access,
     ) -> Result<String, ApiError> {
-        let call = Call {
-            operation,
-            body,
-            caller,
-            access,
-            arn_prefix: &self.arn_prefix,
-        };
+        let call = Call { operation, body, caller, access, arn_prefix: &self.arn_prefix };
         let db = &self.database;
         match operation {
-            "PutItem" => call.run(
-                |r: &PutItemRequest| Some((&r.table_name, None)),
-                |r| db.put_item(r),
-            ),
-            "GetItem" => call.run(
-                |r: &GetItemRequest| Some((&r.table_name, None)),
-                |r| db.get_item(r),
-            ),
-            "DeleteItem" => call.run(
-                |r: &DeleteItemRequest| Some((&r.table_name, None)),
-                |r| db.delete_item(r),
-            ),
-            "UpdateItem" => call.run(
-                |r: &UpdateItemRequest| Some((&r.table_name, None)),
-                |r| db.update_item(r),
-            ),
+            "PutItem" => {
+                call.run(|r: &PutItemRequest| Some((&r.table_name, None)), |r| db.put_item(r))
+            }
+            "GetItem" => {
+                call.run(|r: &GetItemRequest| Some((&r.table_name, None)), |r| db.get_item(r))
+            }
+            "DeleteItem" => {
+                call.run(|r: &DeleteItemRequest| Some((&r.table_name, None)), |r| db.delete_item(r))
+            }
+            "UpdateItem" => {
+                call.run(|r: &UpdateItemRequest| Some((&r.table_name, None)), |r| db.update_item(r))
+            }
             "Query" => call.run(
                 |r: &QueryRequest| Some((&r.table_name, r.index_name.as_deref())),
                 |r| db.query(r),
@@ -93,14 +79,18 @@ impl DynamoDb {
                 |r: &ScanRequest| Some((&r.table_name, r.index_name.as_deref())),
                 |r| db.scan(r),
             ),
-            "CreateTable" => self.with_our_arns(call.run(
-                |r: &CreateTableRequest| Some((&r.table_name, None)),
-                |r| db.create_table(r),
-            )),
-            "DeleteTable" => self.with_our_arns(call.run(
-                |r: &DeleteTableRequest| Some((&r.table_name, None)),
-                |r| db.delete_table(r),
-            )),
+            "CreateTable" => {
+                self.with_our_arns(call.run(
+                    |r: &CreateTableRequest| Some((&r.table_name, None)),
+                    |r| db.create_table(r),
+                ))
+            }
+            "DeleteTable" => {
+                self.with_our_arns(call.run(
+                    |r: &DeleteTableRequest| Some((&r.table_name, None)),
+                    |r| db.delete_table(r),
+                ))
+            }
             "DescribeTable" => self.with_our_arns(call.run(
                 |r: &DescribeTableRequest| Some((&r.table_name, None)),
                 |r| db.describe_table(r),
@@ -130,21 +120,15 @@ impl DynamoDb {
         });
         let request: CreateTableRequest =
             serde_json::from_value(request).map_err(|error| Error::Table(error.to_string()))?;
-        self.database
-            .create_table(request)
-            .map_err(|error| Error::Table(error.to_string()))?;
+        self.database.create_table(request).map_err(|error| Error::Table(error.to_string()))?;
         Ok(())
     }
 
     pub(super) fn item_count(&self, table: &str) -> Result<u64, Error> {
-        let tables = self
-            .database
-            .table_stats()
-            .map_err(|error| Error::Table(error.to_string()))?;
+        let tables =
+            self.database.table_stats().map_err(|error| Error::Table(error.to_string()))?;
         let found = tables.iter().find(|stats| stats.table_name == table);
-        let count = found
-            .ok_or_else(|| Error::Table(format!("no table {table}")))?
-            .item_count;
+        let count = found.ok_or_else(|| Error::Table(format!("no table {table}")))?.item_count;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
@@ -236,15 +220,9 @@ fn refused(error: &DynoxideError, operation: &str) -> ApiError {
 /// The engine's request types mark what kind of refusal a failed parse is by a word before the message.
 fn refused_as_read(error: &serde_json::Error, operation: &str) -> ApiError {
     let message = error.to_string();
-    let message = message
-        .rfind(" at line ")
-        .and_then(|end| message.get(..end))
-        .unwrap_or(&message);
+    let message = message.rfind(" at line ").and_then(|end| message.get(..end)).unwrap_or(&message);
     if let Some(message) = message.strip_prefix("VALIDATION_REQUEST:") {
-        return refused(
-            &DynoxideError::EnvelopedValidation(message.to_owned()),
-            operation,
-        );
+        return refused(&DynoxideError::EnvelopedValidation(message.to_owned()), operation);
     }
     if let Some(message) = message.strip_prefix("VALIDATION:") {
         return ApiError::caller("ValidationException", message);

@@ -28,13 +28,7 @@ impl Fault {
     /// A fault that strikes every call of `service` until it is cleared.
     #[must_use]
     pub fn every_call(service: Service, effect: Effect) -> Self {
-        Self {
-            service,
-            operation: None,
-            effect,
-            remaining: None,
-            one_in: 1,
-        }
+        Self { service, operation: None, effect, remaining: None, one_in: 1 }
     }
 
     /// The same fault for one operation only.
@@ -86,10 +80,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new() -> Self {
-        Self {
-            armed: Mutex::default(),
-            cleared: watch::Sender::new(0),
-        }
+        Self { armed: Mutex::default(), cleared: watch::Sender::new(0) }
     }
 
     pub(super) fn inject(&self, fault: Fault) {
@@ -98,10 +89,7 @@ impl Faults {
     }
 
     pub(super) fn clear(&self) {
-        self.armed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.cleared.send_modify(|times| *times += 1);
     }
 
@@ -115,10 +103,7 @@ impl Faults {
         let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
         for Armed { fault, matched } in armed.iter_mut() {
             let matches = fault.service == service
-                && fault
-                    .operation
-                    .as_deref()
-                    .is_none_or(|only| only == operation);
+                && fault.operation.as_deref().is_none_or(|only| only == operation);
             if !matches || fault.remaining == Some(0) {
                 continue;
             }
@@ -144,17 +129,12 @@ mod tests {
         let faults = Faults::new();
         faults.inject(Fault {
             one_in: 3,
-            ..Fault::every_call(Service::DynamoDb, Effect::Reset)
-                .of_operation("PutItem")
-                .times(2)
+            ..Fault::every_call(Service::DynamoDb, Effect::Reset).of_operation("PutItem").times(2)
         });
         let strikes = |operation| faults.strike(Service::DynamoDb, operation).is_some();
         assert!(!strikes("GetItem"));
         let struck: Vec<bool> = (0..9).map(|_| strikes("PutItem")).collect();
-        assert_eq!(
-            struck,
-            [true, false, false, true, false, false, false, false, false]
-        );
+        assert_eq!(struck, [true, false, false, true, false, false, false, false, false]);
         assert!(faults.strike(Service::SecretsManager, "PutItem").is_none());
     }
 }

@@ -21,11 +21,12 @@ use super::faults::{Effect, Faults};
 use super::iam::{Iam, Principal, Question};
 use super::keys::Keys;
 use super::secrets::SecretsManager;
+use super::sqs::Sqs;
 use super::task_endpoints::TaskEndpoints;
 use super::{Service, identifiers, sts};
 use crate::demo::Clock;
 
-/// A body may be this long. The longest that these services take is an item of 400 KB.
+/// A body may be this long. The longest that is sent here is an item of 400 KB; of SQS, events of some hundred bytes.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
 
 /// Everything that the front needs, shared by all calls.
@@ -37,6 +38,7 @@ pub(super) struct Gateway {
     pub(super) keys: Keys,
     pub(super) secrets: SecretsManager,
     pub(super) dynamodb: DynamoDb,
+    pub(super) sqs: Arc<Sqs>,
     pub(super) task_endpoints: TaskEndpoints,
     pub(super) faults: Faults,
     pub(super) audit: Audit,
@@ -90,17 +92,11 @@ async fn answer(
     let mut response = match parts.method {
         Method::GET => gateway.answer_get(&parts, &connection, &request_id).await,
         Method::POST if parts.uri.path() == "/" => match to_bytes(body, BODY_LIMIT_BYTES).await {
-            Ok(body) => {
-                gateway
-                    .answer_call(&parts.headers, &body, &connection, &request_id)
-                    .await
+            Ok(body) => gateway.answer_call(&parts.headers, &body, &connection, &request_id).await,
+            Err(_) => {
+                ApiError::new(413, "RequestEntityTooLargeException", "The request is too long.")
+                    .response(Target::of(&parts.headers, b"").service(), &request_id)
             }
-            Err(_) => ApiError::new(
-                413,
-                "RequestEntityTooLargeException",
-                "The request is too long.",
-            )
-            .response(Target::of(&parts.headers, b"").service(), &request_id),
         },
         _ => no_such_page(),
     };
@@ -132,6 +128,7 @@ impl Target {
             Some(Some(("DynamoDB_20120810", operation))) => {
                 (Service::DynamoDb, operation.to_owned())
             }
+            Some(Some(("AmazonSQS", operation))) => (Service::Sqs, operation.to_owned()),
             Some(_) => return Self::Unknown,
             None => {
                 let form = text("content-type")
@@ -172,42 +169,29 @@ impl Gateway {
             return ApiError::unknown_operation().response(None, request_id);
         };
         let now = (self.clock)();
-        let signed = SignedCall {
-            service,
-            region: &self.region,
-            headers,
-            body,
-        };
+        let signed = SignedCall { service, region: &self.region, headers, body };
         let (principal, answer) = match signed.principal(&self.keys, &self.iam, now) {
             Err(error) => (None, Answer::refused(error)),
             Ok(principal) => {
                 let struck = self.struck(service, &operation, connection).await;
                 let answer = match struck {
                     Some(error) => Answer::refused(error),
-                    None => self.dispatch(service, &operation, body, &principal, request_id),
+                    None => self.dispatch(service, &operation, body, &principal, request_id).await,
                 };
                 (Some(principal), answer)
             }
         };
-        let error_code = answer
-            .result
-            .as_ref()
-            .err()
-            .map(|error| error.code.as_str());
+        let error_code = answer.result.as_ref().err().map(|error| error.code.as_str());
         if service == Service::DynamoDb {
             let table = answer.access.resource.as_deref().unwrap_or("-");
             self.audit.count(table, &operation, error_code);
         } else {
-            let user_agent = headers
-                .get(header::USER_AGENT)
-                .and_then(|value| value.to_str().ok());
+            let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
             let record = |access: Access, error_code: Option<String>| Record {
                 time: now,
                 principal_arn: principal.as_ref().map(|principal| principal.arn.clone()),
                 event_source: service.event_source(),
-                event_name: access
-                    .event_name
-                    .map_or_else(|| operation.clone(), str::to_owned),
+                event_name: access.event_name.map_or_else(|| operation.clone(), str::to_owned),
                 resource: access.resource,
                 version_id: access.version_id,
                 version_stage: access.version_stage,
@@ -226,16 +210,14 @@ impl Gateway {
             Ok(body) => {
                 let mut response = Response::new(Body::from(body));
                 let content_type = HeaderValue::from_static(service.content_type());
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_TYPE, content_type);
+                response.headers_mut().insert(header::CONTENT_TYPE, content_type);
                 response
             }
             Err(error) => error.response(Some(service), request_id),
         }
     }
 
-    fn dispatch(
+    async fn dispatch(
         &self,
         service: Service,
         operation: &str,
@@ -243,14 +225,18 @@ impl Gateway {
         principal: &Principal,
         request_id: &str,
     ) -> Answer {
-        let caller = Caller {
-            principal,
-            iam: &self.iam,
-            now: (self.clock)(),
-        };
+        let caller = Caller { principal, iam: &self.iam, now: (self.clock)() };
         match service {
             Service::SecretsManager => self.secrets.call(operation, body, &caller),
             Service::DynamoDb => self.dynamodb.call(operation, body, &caller),
+            Service::Sqs => {
+                let mut closing = self.closing.clone();
+                tokio::select! {
+                    answer = self.sqs.call(operation, body, &caller) => answer,
+                    // No poll outlives the local AWS.
+                    _ = closing.changed() => Answer::refused(ApiError::new(503, "ServiceUnavailable", "")),
+                }
+            }
             Service::Sts => Answer {
                 result: sts::call(operation, body, principal, &self.account_id, request_id),
                 access: Access::default(),
@@ -275,16 +261,11 @@ impl Gateway {
             return error.response(None, request_id);
         }
         let text = |name: header::HeaderName| {
-            parts
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
+            parts.headers.get(name).and_then(|value| value.to_str().ok())
         };
         let now = (self.clock)();
         let authorization = text(header::AUTHORIZATION);
-        let answer = self
-            .task_endpoints
-            .answer(path, authorization, &self.keys, &self.iam, now);
+        let answer = self.task_endpoints.answer(path, authorization, &self.keys, &self.iam, now);
         let Some(answer) = answer else {
             return no_such_page();
         };
@@ -306,9 +287,7 @@ impl Gateway {
         *response.status_mut() =
             StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let content_type = HeaderValue::from_static("application/json");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
     }
 
@@ -321,11 +300,7 @@ impl Gateway {
     ) -> Option<ApiError> {
         let (effect, mut cleared) = self.faults.strike(service, operation)?;
         match effect {
-            Effect::Error {
-                status,
-                code,
-                message,
-            } => Some(ApiError::new(status, code, message)),
+            Effect::Error { status, code, message } => Some(ApiError::new(status, code, message)),
             Effect::Delay(delay) => {
                 tokio::time::sleep(delay).await;
                 None
@@ -349,11 +324,7 @@ impl Gateway {
 
 impl Answer {
     fn refused(error: ApiError) -> Self {
-        Self {
-            result: Err(error),
-            access: Access::default(),
-            of_batch: Vec::new(),
-        }
+        Self { result: Err(error), access: Access::default(), of_batch: Vec::new() }
     }
 }
 

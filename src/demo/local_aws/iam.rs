@@ -41,7 +41,7 @@ const SERVICE_KEYS: [&str; 4] = [
 const TAG_KEYS: [&str; 2] = ["aws:ResourceTag/", "secretsmanager:ResourceTag/"];
 /// The service that begins a task's sessions.
 const ECS: &str = "ecs-tasks.amazonaws.com";
-const JUDGED_PREFIXES: [&str; 4] = ["aws:", "dynamodb:", "secretsmanager:", "sts:"];
+const JUDGED_PREFIXES: [&str; 5] = ["aws:", "dynamodb:", "secretsmanager:", "sqs:", "sts:"];
 
 /// A user or role as its policies stand now.
 pub(super) struct Identity {
@@ -99,9 +99,7 @@ impl Iam {
     /// Makes the administrator: a user who may do anything. Returns its ARN, access key id and secret access key.
     pub(super) async fn create_administrator(&self) -> Result<(String, String, String), Error> {
         let name = "administrator";
-        let user = self
-            .handle("CreateUser", json!({ "UserName": name }))
-            .await?;
+        let user = self.handle("CreateUser", json!({ "UserName": name })).await?;
         let policy = json!({
             "Version": "2012-10-17",
             "Statement": [{ "Effect": "Allow", "Action": "*", "Resource": "*" }],
@@ -112,16 +110,10 @@ impl Iam {
             json!({ "UserName": name, "PolicyName": "AdministratorAccess", "PolicyDocument": document }),
         )
         .await?;
-        let key = self
-            .handle("CreateAccessKey", json!({ "UserName": name }))
-            .await?;
+        let key = self.handle("CreateAccessKey", json!({ "UserName": name })).await?;
         let arn = text(&user, "/User/Arn")?;
         self.refresh(&arn, text(&user, "/User/UserId")?, nobody());
-        Ok((
-            arn,
-            text(&key, "/AccessKey/AccessKeyId")?,
-            text(&key, "/AccessKey/SecretAccessKey")?,
-        ))
+        Ok((arn, text(&key, "/AccessKey/AccessKeyId")?, text(&key, "/AccessKey/SecretAccessKey")?))
     }
 
     /// Makes the role, or makes an existing one exactly this. Returns its ARN.
@@ -136,10 +128,7 @@ impl Iam {
         }
         let trust = trust.to_string();
         let created = self
-            .handle(
-                "CreateRole",
-                json!({ "RoleName": name, "AssumeRolePolicyDocument": trust }),
-            )
+            .handle("CreateRole", json!({ "RoleName": name, "AssumeRolePolicyDocument": trust }))
             .await;
         match created {
             Ok(_) => {}
@@ -174,22 +163,15 @@ impl Iam {
     /// Deletes a role with its policies. Its sessions are worth nothing from then on.
     pub(super) async fn delete_role(&self, name: &str) -> Result<(), Error> {
         self.delete_inline_policies(name).await?;
-        self.handle("DeleteRole", json!({ "RoleName": name }))
-            .await?;
-        let mut identities = self
-            .identities
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        self.handle("DeleteRole", json!({ "RoleName": name })).await?;
+        let mut identities = self.identities.write().unwrap_or_else(PoisonError::into_inner);
         identities.remove(&self.role_arn(name));
         Ok(())
     }
 
     /// The user or role of this ARN, if there is one.
     pub(super) fn identity(&self, arn: &str) -> Option<Arc<Identity>> {
-        let identities = self
-            .identities
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let identities = self.identities.read().unwrap_or_else(PoisonError::into_inner);
         identities.get(arn).cloned()
     }
 
@@ -197,14 +179,8 @@ impl Iam {
     /// principals, so what it is asked about is the statements for ECS alone.
     pub(super) fn ecs_may_assume(&self, role: &Identity, task_arn: &str) -> bool {
         let context = HashMap::from([
-            (
-                "aws:SourceAccount".to_owned(),
-                ContextValue::String(self.account_id.clone()),
-            ),
-            (
-                "aws:SourceArn".to_owned(),
-                ContextValue::String(task_arn.to_owned()),
-            ),
+            ("aws:SourceAccount".to_owned(), ContextValue::String(self.account_id.clone())),
+            ("aws:SourceArn".to_owned(), ContextValue::String(task_arn.to_owned())),
         ]);
         let request = AuthzRequest {
             principal_arn: ECS,
@@ -231,44 +207,25 @@ impl Iam {
         question: Question<'_>,
         now: SystemTime,
     ) -> Result<(), ApiError> {
-        let Question {
-            action,
-            resource,
-            mut context,
-        } = question;
+        let Question { action, resource, mut context } = question;
         let now = chrono::DateTime::<chrono::Utc>::from(now);
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
         let epoch = now.timestamp() as f64;
-        let caller_type = if principal.arn.contains(":assumed-role/") {
-            "AssumedRole"
-        } else {
-            "User"
-        };
+        let caller_type =
+            if principal.arn.contains(":assumed-role/") { "AssumedRole" } else { "User" };
         context.extend([
             ("aws:CurrentTime".to_owned(), ContextValue::Date(now)),
             ("aws:EpochTime".to_owned(), ContextValue::Number(epoch)),
-            (
-                "aws:PrincipalAccount".to_owned(),
-                ContextValue::String(self.account_id.clone()),
-            ),
+            ("aws:PrincipalAccount".to_owned(), ContextValue::String(self.account_id.clone())),
             // Of a session this is the role's ARN, not the session's.
             (
                 "aws:PrincipalArn".to_owned(),
                 ContextValue::String(principal.identity.policies.arn.clone()),
             ),
-            (
-                "aws:PrincipalType".to_owned(),
-                ContextValue::String(caller_type.to_owned()),
-            ),
-            (
-                "aws:RequestedRegion".to_owned(),
-                ContextValue::String(self.region.clone()),
-            ),
+            ("aws:PrincipalType".to_owned(), ContextValue::String(caller_type.to_owned())),
+            ("aws:RequestedRegion".to_owned(), ContextValue::String(self.region.clone())),
             ("aws:SecureTransport".to_owned(), ContextValue::Bool(false)),
-            (
-                "aws:SourceIp".to_owned(),
-                ContextValue::Ip("127.0.0.1".to_owned()),
-            ),
+            ("aws:SourceIp".to_owned(), ContextValue::Ip("127.0.0.1".to_owned())),
         ]);
         let decision = evaluate(
             &AuthzRequest {
@@ -295,17 +252,10 @@ impl Iam {
                 "with an explicit deny in an identity-based policy".to_owned()
             }
         };
-        let on = if resource == "*" {
-            String::new()
-        } else {
-            format!("on resource: {resource} ")
-        };
+        let on = if resource == "*" { String::new() } else { format!("on resource: {resource} ") };
         Err(ApiError::caller(
             "AccessDeniedException",
-            format!(
-                "User: {} is not authorized to perform: {action} {on}{because}",
-                principal.arn
-            ),
+            format!("User: {} is not authorized to perform: {action} {on}{because}", principal.arn),
         ))
     }
 
@@ -325,18 +275,11 @@ impl Iam {
     }
 
     async fn delete_inline_policies(&self, role_name: &str) -> Result<(), Error> {
-        let listed = self
-            .handle("ListRolePolicies", json!({ "RoleName": role_name }))
-            .await?;
-        let names = listed
-            .pointer("/PolicyNames/member")
-            .and_then(Value::as_array);
+        let listed = self.handle("ListRolePolicies", json!({ "RoleName": role_name })).await?;
+        let names = listed.pointer("/PolicyNames/member").and_then(Value::as_array);
         for name in names.into_iter().flatten() {
-            self.handle(
-                "DeleteRolePolicy",
-                json!({ "RoleName": role_name, "PolicyName": name }),
-            )
-            .await?;
+            self.handle("DeleteRolePolicy", json!({ "RoleName": role_name, "PolicyName": name }))
+                .await?;
         }
         Ok(())
     }
@@ -354,19 +297,10 @@ impl Iam {
     }
 
     fn refresh(&self, arn: &str, unique_id: String, trust_of_ecs: PolicyDocument) {
-        let mut identities = self
-            .identities
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut identities = self.identities.write().unwrap_or_else(PoisonError::into_inner);
         match self.lookup.resolve_arn(arn) {
-            Some(policies) => identities.insert(
-                arn.to_owned(),
-                Arc::new(Identity {
-                    unique_id,
-                    policies,
-                    trust_of_ecs,
-                }),
-            ),
+            Some(policies) => identities
+                .insert(arn.to_owned(), Arc::new(Identity { unique_id, policies, trust_of_ecs })),
             None => identities.remove(arn),
         };
     }
@@ -386,40 +320,27 @@ impl Iam {
 }
 
 fn text(value: &Value, pointer: &str) -> Result<String, Error> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| Error::Iam {
-            code: "ServiceFailure".to_owned(),
-            message: format!("no {pointer} in the answer"),
-        })
+    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| Error::Iam {
+        code: "ServiceFailure".to_owned(),
+        message: format!("no {pointer} in the answer"),
+    })
 }
 
 fn nobody() -> PolicyDocument {
-    PolicyDocument {
-        version: None,
-        id: None,
-        statements: Vec::new(),
-    }
+    PolicyDocument { version: None, id: None, statements: Vec::new() }
 }
 
 /// The statements of a trust policy that speak of ECS, as if they spoke of whom they are evaluated for.
 fn statements_for_ecs(trust: &str) -> Result<PolicyDocument, Error> {
     let mut document =
         awsim_iam_policy::parse(trust).map_err(|error| Error::Policy(error.to_string()))?;
-    document
-        .statements
-        .retain_mut(|statement| match statement.principal.take() {
-            Some(
-                Trusted::Service(services)
-                | Trusted::Mixed {
-                    service: services, ..
-                },
-            ) => services.iter().any(|service| service == ECS),
-            Some(Trusted::Wildcard) => true,
-            _ => false,
-        });
+    document.statements.retain_mut(|statement| match statement.principal.take() {
+        Some(Trusted::Service(services) | Trusted::Mixed { service: services, .. }) => {
+            services.iter().any(|service| service == ECS)
+        }
+        Some(Trusted::Wildcard) => true,
+        _ => false,
+    });
     Ok(document)
 }
 
@@ -429,9 +350,7 @@ fn refuse_what_is_judged_wrongly(policy: &Value) -> Result<(), Error> {
     for variable in ["${aws:userid}", "${aws:username}"] {
         // The evaluator puts the role's name in their place, which AWS does not.
         if policy.to_string().contains(variable) {
-            return Err(Error::Policy(format!(
-                "policy variable {variable} is not supplied here"
-            )));
+            return Err(Error::Policy(format!("policy variable {variable} is not supplied here")));
         }
     }
     for statement in &document.statements {
@@ -439,14 +358,10 @@ fn refuse_what_is_judged_wrongly(policy: &Value) -> Result<(), Error> {
         if statement.resource.is_none() && statement.not_resource.is_none() {
             return Err(Error::Policy("a statement names no Resource".to_owned()));
         }
-        let conditions = statement
-            .condition
-            .iter()
-            .flat_map(|block| &block.conditions);
+        let conditions = statement.condition.iter().flat_map(|block| &block.conditions);
         for key in conditions.map(|condition| condition.key.as_str()) {
             let judged = JUDGED_PREFIXES.iter().any(|prefix| {
-                key.get(..prefix.len())
-                    .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+                key.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
             });
             let known = GLOBAL_KEYS.contains(&key)
                 || SERVICE_KEYS.contains(&key)
@@ -480,11 +395,7 @@ mod tests {
     }
 
     fn ask(iam: &Iam, arn: &str, action: &str, resource: &str) -> Result<(), String> {
-        let question = Question {
-            action,
-            resource,
-            context: HashMap::new(),
-        };
+        let question = Question { action, resource, context: HashMap::new() };
         iam.authorize(&principal(iam, arn), question, SystemTime::UNIX_EPOCH)
             .map_err(|error| error.message)
     }
@@ -493,14 +404,9 @@ mod tests {
     async fn a_replaced_policy_takes_the_old_grant_away() {
         let iam = Iam::new("123456789012", "us-west-2");
         let allow = |action: &str| json!({ "Version": "2012-10-17", "Statement": [{ "Effect": "Allow", "Action": action, "Resource": "*" }] });
-        let arn = iam
-            .put_role("r", &trust(), &[("p", allow("dynamodb:PutItem"))])
-            .await
-            .unwrap();
+        let arn = iam.put_role("r", &trust(), &[("p", allow("dynamodb:PutItem"))]).await.unwrap();
         ask(&iam, &arn, "dynamodb:PutItem", "arn:t").unwrap();
-        iam.put_role("r", &trust(), &[("q", allow("dynamodb:GetItem"))])
-            .await
-            .unwrap();
+        iam.put_role("r", &trust(), &[("q", allow("dynamodb:GetItem"))]).await.unwrap();
         let denied = ask(&iam, &arn, "dynamodb:PutItem", "arn:t").unwrap_err();
         assert_eq!(
             denied,
@@ -525,10 +431,7 @@ mod tests {
             (trust(ecs(), json!({})), true),
             (trust(ecs(), from("123456789012")), true),
             (trust(ecs(), from("210987654321")), false),
-            (
-                trust(json!({ "Service": "lambda.amazonaws.com" }), json!({})),
-                false,
-            ),
+            (trust(json!({ "Service": "lambda.amazonaws.com" }), json!({})), false),
             (trust(json!({ "AWS": "123456789012" }), json!({})), false),
         ] {
             let arn = iam.put_role("r", &document, &[]).await.unwrap();
@@ -547,10 +450,7 @@ mod tests {
         let arn = iam.put_role("r", &trust(), &[("p", policy)]).await.unwrap();
         ask(&iam, &arn, "dynamodb:PutItem", "arn:t").unwrap();
         let denied = ask(&iam, &arn, "dynamodb:DeleteTable", "arn:t").unwrap_err();
-        assert!(
-            denied.ends_with("with an explicit deny in an identity-based policy"),
-            "{denied}"
-        );
+        assert!(denied.ends_with("with an explicit deny in an identity-based policy"), "{denied}");
     }
 
     #[tokio::test]
@@ -565,18 +465,13 @@ mod tests {
             json!({ "StringEquals": { "aws:SourceVpce": "vpce-1" } }),
             json!({ "StringNotEquals": { "secretsmanager:versionstage": "AWSPREVIOUS" } }),
         ] {
-            let put = iam
-                .put_role("r", &trust(), &[("p", with(refused.clone()))])
-                .await;
+            let put = iam.put_role("r", &trust(), &[("p", with(refused.clone()))]).await;
             assert!(matches!(put, Err(Error::Policy(_))), "{refused}");
         }
         let elsewhere = with(
             json!({ "StringEquals": { "kms:ViaService": "secretsmanager.us-west-2.amazonaws.com" } }),
         );
-        let arn = iam
-            .put_role("r", &trust(), &[("p", elsewhere)])
-            .await
-            .unwrap();
+        let arn = iam.put_role("r", &trust(), &[("p", elsewhere)]).await.unwrap();
         ask(&iam, &arn, "dynamodb:PutItem", "arn:t").unwrap_err();
     }
 }

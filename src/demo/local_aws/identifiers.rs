@@ -35,9 +35,7 @@ pub(super) fn uuid() -> String {
 
 /// The six characters that Secrets Manager hangs on a secret's name in its ARN.
 pub(super) fn arn_suffix() -> String {
-    (0..6)
-        .filter_map(|_| fastrand::choice(ALPHANUMERIC).copied().map(char::from))
-        .collect()
+    (0..6).filter_map(|_| fastrand::choice(ALPHANUMERIC).copied().map(char::from)).collect()
 }
 
 fn format_uuid(bits: u128) -> String {
@@ -63,12 +61,7 @@ fn unguessable<const LETTERS: usize>(
     aws_lc_rs::rand::fill(&mut bytes)?;
     Ok(bytes
         .into_iter()
-        .filter_map(|byte| {
-            alphabet
-                .get(usize::from(byte) % LETTERS)
-                .copied()
-                .map(char::from)
-        })
+        .filter_map(|byte| alphabet.get(usize::from(byte) % LETTERS).copied().map(char::from))
         .collect())
 }
 
@@ -79,11 +72,7 @@ mod tests {
     #[test]
     fn identifiers_have_the_shapes_that_aws_gives_them() {
         let uuid = uuid();
-        assert_eq!(
-            uuid.split('-').map(str::len).collect::<Vec<_>>(),
-            [8, 4, 4, 4, 12],
-            "{uuid}"
-        );
+        assert_eq!(uuid.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{uuid}");
         assert_eq!(&uuid[14..15], "4", "{uuid}");
         assert!("89ab".contains(&uuid[19..20]), "{uuid}");
         assert_eq!(unique_id("ASIA").unwrap().len(), 20);

@@ -101,20 +101,9 @@ impl Key {
                     return Err(KeyError::Invalid);
                 }
                 let identity = iam.identity(arn).ok_or(KeyError::Invalid)?;
-                Ok(Principal {
-                    arn: arn.clone(),
-                    user_id: identity.unique_id.clone(),
-                    identity,
-                })
+                Ok(Principal { arn: arn.clone(), user_id: identity.unique_id.clone(), identity })
             }
-            Holder::Session {
-                role_arn,
-                role_id,
-                arn,
-                session_name,
-                token: issued,
-                expiration,
-            } => {
+            Holder::Session { role_arn, role_id, arn, session_name, token: issued, expiration } => {
                 if token != Some(issued) {
                     return Err(KeyError::Invalid);
                 }
@@ -142,10 +131,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(account_id: &str) -> Self {
-        Self {
-            account_id: account_id.to_owned(),
-            by_id: RwLock::default(),
-        }
+        Self { account_id: account_id.to_owned(), by_id: RwLock::default() }
     }
 
     pub(super) fn add_user_key(&self, user_arn: String, key: &AccessKey) {
@@ -168,9 +154,8 @@ impl Keys {
     ) -> Result<SessionCredentials, Error> {
         let session_name = task_arn.rsplit('/').next().unwrap_or(task_arn);
         let role_arn = iam.role_arn(role_name);
-        let role = iam
-            .identity(&role_arn)
-            .ok_or_else(|| Error::NoSuchRole(role_name.to_owned()))?;
+        let role =
+            iam.identity(&role_arn).ok_or_else(|| Error::NoSuchRole(role_name.to_owned()))?;
         if !iam.ecs_may_assume(&role, task_arn) {
             return Err(Error::NotTrusting(role_name.to_owned()));
         }

@@ -1,5 +1,6 @@
 //! A local AWS in this process, on one loopback port, with an unmodified AWS SDK in front: Secrets Manager, `DynamoDB`,
-//! the part of STS that a task uses, and the endpoints that ECS gives a task.
+//! SQS with the events that `EventBridge` delivers to it, the part of STS that a task uses, and the endpoints that ECS
+//! gives a task.
 //!
 //! It exists to prove least privilege, so IAM is enforced, and what is not known is refused: an access key that was not
 //! issued here, a session token that is another one, an operation that is not here, a condition key that it could not
@@ -10,12 +11,14 @@ mod audit;
 mod authentication;
 mod connection;
 mod dynamodb;
+mod eventbridge;
 mod faults;
 mod gateway;
 mod iam;
 mod identifiers;
 mod keys;
 mod secrets;
+mod sqs;
 mod sts;
 mod task_endpoints;
 
@@ -32,11 +35,13 @@ use tokio::sync::{broadcast, watch};
 use self::audit::Audit;
 use self::connection::{ResetHandle, ResettableListener};
 use self::dynamodb::DynamoDb;
+use self::eventbridge::EventBridge;
 use self::faults::Faults;
 use self::gateway::{Gateway, application};
 use self::iam::Iam;
 use self::keys::Keys;
 use self::secrets::SecretsManager;
+use self::sqs::Sqs;
 use self::task_endpoints::TaskEndpoints;
 use super::Clock;
 
@@ -44,6 +49,7 @@ pub use self::audit::{Record, TableCalls};
 pub use self::faults::{Effect, Fault};
 pub use self::keys::{AccessKey, SessionCredentials, TASK_CREDENTIALS_LIFE};
 pub use self::secrets::LabelUpdate;
+pub use self::sqs::QueueHandle;
 pub use self::task_endpoints::{Task, TaskEndpoint};
 
 /// A service of the local AWS.
@@ -53,6 +59,8 @@ pub enum Service {
     SecretsManager,
     /// Amazon `DynamoDB`.
     DynamoDb,
+    /// Amazon SQS.
+    Sqs,
     /// AWS Security Token Service.
     Sts,
     /// The endpoint of a task's credentials; its only operation is called `GetCredentials`.
@@ -64,6 +72,7 @@ impl Service {
         match self {
             Self::SecretsManager => "secretsmanager",
             Self::DynamoDb => "dynamodb",
+            Self::Sqs => "sqs",
             Self::Sts => "sts",
             Self::TaskCredentials => "",
         }
@@ -73,6 +82,7 @@ impl Service {
         match self {
             Self::SecretsManager => "secretsmanager.amazonaws.com",
             Self::DynamoDb => "dynamodb.amazonaws.com",
+            Self::Sqs => "sqs.amazonaws.com",
             Self::Sts => "sts.amazonaws.com",
             Self::TaskCredentials => "ecs-credentials",
         }
@@ -81,7 +91,7 @@ impl Service {
     fn content_type(self) -> &'static str {
         match self {
             Self::SecretsManager => "application/x-amz-json-1.1",
-            Self::DynamoDb => "application/x-amz-json-1.0",
+            Self::DynamoDb | Self::Sqs => "application/x-amz-json-1.0",
             Self::Sts => "text/xml",
             Self::TaskCredentials => "application/json",
         }
@@ -122,6 +132,9 @@ pub enum Error {
     /// `DynamoDB` refused.
     #[error("DynamoDB refuses: {0}")]
     Table(String),
+    /// SQS refused.
+    #[error("SQS refuses: {0}")]
+    Queue(String),
     /// The system gave no random bytes.
     #[error("no random bytes")]
     Random,
@@ -142,11 +155,7 @@ impl Settings {
     /// Account 123456789012, region us-west-2.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self {
-            account_id: "123456789012".to_owned(),
-            region: "us-west-2".to_owned(),
-            clock,
-        }
+        Self { account_id: "123456789012".to_owned(), region: "us-west-2".to_owned(), clock }
     }
 }
 
@@ -166,29 +175,23 @@ impl LocalAws {
     ///
     /// When there is no port, no memory database or no random bytes.
     pub async fn start(settings: Settings) -> Result<Self, Error> {
-        let Settings {
-            account_id,
-            region,
-            clock,
-        } = settings;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .map_err(Error::Listen)?;
+        let Settings { account_id, region, clock } = settings;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::Listen)?;
         let address = listener.local_addr().map_err(Error::Listen)?;
         let iam = Iam::new(&account_id, &region);
         let keys = Keys::new(&account_id);
         let (arn, access_key_id, secret_access_key) = iam.create_administrator().await?;
-        let administrator = AccessKey {
-            access_key_id,
-            secret_access_key,
-        };
+        let administrator = AccessKey { access_key_id, secret_access_key };
         keys.add_user_key(arn, &administrator);
         let (closing, closed) = watch::channel(());
+        let sqs = Arc::new(Sqs::new(&account_id, &region, &format!("http://{address}")));
+        let eventbridge = EventBridge::new(&account_id, &region, Arc::clone(&sqs));
         let gateway = Arc::new(Gateway {
             iam,
             keys,
-            secrets: SecretsManager::new(&account_id, &region),
+            secrets: SecretsManager::new(&account_id, &region, eventbridge),
             dynamodb: DynamoDb::new(&account_id, &region)?,
+            sqs,
             task_endpoints: TaskEndpoints::new(&account_id, &region),
             faults: Faults::new(),
             audit: Audit::new(),
@@ -204,12 +207,7 @@ impl LocalAws {
             // Idle connections are closed, too, which ending the accepting task alone would not do.
             .with_graceful_shutdown(async move { while closed.changed().await.is_ok() {} });
         tokio::spawn(server.into_future());
-        Ok(Self {
-            gateway,
-            address,
-            administrator,
-            _closing: closing,
-        })
+        Ok(Self { gateway, address, administrator, _closing: closing })
     }
 
     /// Where it listens.
@@ -253,10 +251,7 @@ impl LocalAws {
         trust: &Value,
         inline_policies: &[(&str, Value)],
     ) -> Result<String, Error> {
-        self.gateway
-            .iam
-            .put_role(name, trust, inline_policies)
-            .await
+        self.gateway.iam.put_role(name, trust, inline_policies).await
     }
 
     /// Puts one inline policy of a role, and leaves its others.
@@ -270,10 +265,7 @@ impl LocalAws {
         name: &str,
         policy: &Value,
     ) -> Result<(), Error> {
-        self.gateway
-            .iam
-            .put_role_policy(role_name, name, policy)
-            .await
+        self.gateway.iam.put_role_policy(role_name, name, policy).await
     }
 
     /// Deletes a role. Its sessions are refused from then on, also when a role of that name is made again.
@@ -296,13 +288,7 @@ impl LocalAws {
         task_id: &str,
         life: Duration,
     ) -> Result<SessionCredentials, Error> {
-        let Gateway {
-            keys,
-            iam,
-            clock,
-            task_endpoints,
-            ..
-        } = &*self.gateway;
+        let Gateway { keys, iam, clock, task_endpoints, .. } = &*self.gateway;
         let task_arn = task_endpoints.task_arn("default", task_id);
         keys.begin_session(iam, role_name, &task_arn, clock() + life)
     }
@@ -313,13 +299,9 @@ impl LocalAws {
     ///
     /// When there is no such role, or its trust policy does not let ECS assume it.
     pub fn task(&self, task: Task) -> Result<TaskEndpoint, Error> {
-        let Gateway {
-            keys, iam, clock, ..
-        } = &*self.gateway;
+        let Gateway { keys, iam, clock, .. } = &*self.gateway;
         let base = self.endpoint_url();
-        self.gateway
-            .task_endpoints
-            .add(task, &base, keys, iam, clock())
+        self.gateway.task_endpoints.add(task, &base, keys, iam, clock())
     }
 
     /// Makes a secret, outside IAM and the audit. Returns its ARN and the id of its first version.
@@ -346,10 +328,7 @@ impl LocalAws {
         labels: &[&str],
     ) -> Result<String, Error> {
         let now = (self.gateway.clock)();
-        Ok(self
-            .gateway
-            .secrets
-            .seed_version(secret_id, value, labels, now)?)
+        Ok(self.gateway.secrets.seed_version(secret_id, value, labels, now)?)
     }
 
     /// Every staging label that comes to another version from now on, but for AWSPENDING and AWSPREVIOUS.
@@ -383,6 +362,57 @@ impl LocalAws {
     /// When there is no such table.
     pub fn scan_items(&self, name: &str, limit: usize) -> Result<Vec<Value>, Error> {
         self.gateway.dynamodb.items(name, limit)
+    }
+
+    /// Makes a queue, and an `EventBridge` rule that delivers to it every event "Secret Label Updated" from now on. The
+    /// message is there when the call that moves the label is answered.
+    ///
+    /// A queue of this name that is there already keeps its messages.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none that a queue can have.
+    pub fn create_rotation_queue(&self, name: &str) -> Result<QueueHandle, Error> {
+        let queue = self.gateway.sqs.create(name)?;
+        self.gateway.secrets.eventbridge().put_rule(name);
+        Ok(queue)
+    }
+
+    /// Deletes a queue. Calls that wait for its messages are answered at once that it does not exist. Its rule stays.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such queue.
+    pub fn delete_queue(&self, name: &str) -> Result<(), Error> {
+        self.gateway.sqs.delete(name)
+    }
+
+    /// Puts a message on a queue, whatever it says, outside IAM and the audit. Returns its id.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such queue.
+    pub fn send_message(&self, queue: &str, body: &str) -> Result<String, Error> {
+        self.gateway.sqs.send(queue, body.to_owned())
+    }
+
+    /// How many messages a queue holds, also those that are hidden because they were received and not yet deleted.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such queue.
+    pub fn queue_depth(&self, name: &str) -> Result<usize, Error> {
+        self.gateway.sqs.depth(name)
+    }
+
+    /// How many `ReceiveMessage` calls wait for a message of this queue now. The audit has a call only once it is
+    /// answered.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such queue.
+    pub fn queue_polls(&self, name: &str) -> Result<usize, Error> {
+        self.gateway.sqs.polls(name)
     }
 
     /// Every API call so far but `DynamoDB`'s, oldest first.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use super::api_error::ApiError;
+use super::eventbridge::EventBridge;
 use super::gateway::{Access, Answer, Caller};
 use super::iam::Question;
 use super::identifiers;
@@ -99,10 +100,7 @@ impl Secret {
     }
 
     fn labels_of(&self, version_id: &str) -> Vec<&str> {
-        let of_version = self
-            .labels
-            .iter()
-            .filter(|(_, attached)| *attached == version_id);
+        let of_version = self.labels.iter().filter(|(_, attached)| *attached == version_id);
         of_version.map(|(label, _)| label.as_str()).collect()
     }
 
@@ -158,15 +156,21 @@ pub(super) struct SecretsManager {
     arn_prefix: String,
     secrets: Mutex<HashMap<String, Secret>>,
     updates: broadcast::Sender<LabelUpdate>,
+    eventbridge: EventBridge,
 }
 
 impl SecretsManager {
-    pub(super) fn new(account_id: &str, region: &str) -> Self {
+    pub(super) fn new(account_id: &str, region: &str, eventbridge: EventBridge) -> Self {
         Self {
             arn_prefix: format!("arn:aws:secretsmanager:{region}:{account_id}:secret:"),
             secrets: Mutex::default(),
             updates: broadcast::Sender::new(UPDATES_KEPT),
+            eventbridge,
         }
+    }
+
+    pub(super) fn eventbridge(&self) -> &EventBridge {
+        &self.eventbridge
     }
 
     pub(super) fn label_updates(&self) -> broadcast::Receiver<LabelUpdate> {
@@ -184,11 +188,7 @@ impl SecretsManager {
                 self.answer(operation, &input, caller, &mut access, &mut of_batch)
             }
         };
-        Answer {
-            result: result.map(|body| body.to_string()),
-            access,
-            of_batch,
-        }
+        Answer { result: result.map(|body| body.to_string()), access, of_batch }
     }
 
     /// Makes a secret in process. Returns its ARN and the id of its first version.
@@ -205,10 +205,7 @@ impl SecretsManager {
         };
         let mut access = Access::default();
         self.create(&mut self.lock(now), &input, &mut access, now)?;
-        Ok((
-            access.resource.unwrap_or_default(),
-            access.version_id.unwrap_or_default(),
-        ))
+        Ok((access.resource.unwrap_or_default(), access.version_id.unwrap_or_default()))
     }
 
     /// Puts a new version in process, under these labels. Without a value it is what a rotation leaves behind that
@@ -227,15 +224,9 @@ impl SecretsManager {
             .ok_or_else(no_such_secret)?;
         let version_id = identifiers::uuid();
         let value = value.map(|value| SecretValue::String(value.into()));
-        secret.versions.insert(
-            version_id.clone(),
-            Version {
-                value,
-                created: now,
-            },
-        );
+        secret.versions.insert(version_id.clone(), Version { value, created: now });
         secret.last_changed = now;
-        self.attach_all(secret, labels.iter().copied(), &version_id);
+        self.attach_all(secret, labels.iter().copied(), &version_id, now);
         Ok(version_id)
     }
 
@@ -347,11 +338,8 @@ impl SecretsManager {
         }
         match operation {
             "GetSecretValue" => {
-                let version_id = chosen(
-                    secret,
-                    input.version_id.as_deref(),
-                    input.version_stage.as_deref(),
-                )?;
+                let version_id =
+                    chosen(secret, input.version_id.as_deref(), input.version_stage.as_deref())?;
                 access.version_id = Some(version_id.clone());
                 secret.last_accessed = Some(now);
                 value(secret, &version_id)
@@ -367,11 +355,7 @@ impl SecretsManager {
                 let version_id = self.add_version(secret, value, input, &labels, now)?;
                 access.version_id = Some(version_id.clone());
                 let mut answer = named(secret);
-                set(
-                    &mut answer,
-                    "VersionStages",
-                    json!(secret.labels_of(&version_id)),
-                );
+                set(&mut answer, "VersionStages", json!(secret.labels_of(&version_id)));
                 set(&mut answer, "VersionId", version_id);
                 Ok(answer)
             }
@@ -400,9 +384,7 @@ impl SecretsManager {
             }
             "TagResource" => {
                 let tags = required(input.tags.as_ref(), "Tags")?;
-                secret
-                    .tags
-                    .extend(tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())));
+                secret.tags.extend(tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())));
                 Ok(json!({}))
             }
             "UntagResource" => {
@@ -441,10 +423,8 @@ impl SecretsManager {
                     "You can't create this secret because a secret with this name is already scheduled for deletion.",
                 ));
             }
-            let repeated = existing
-                .versions
-                .get(&version_id)
-                .and_then(|version| version.value.as_ref());
+            let repeated =
+                existing.versions.get(&version_id).and_then(|version| version.value.as_ref());
             if !matches!((repeated, &value), (Some(old), Some(new)) if old.is(new)) {
                 return Err(exists(format!(
                     "The operation failed because the secret {name} already exists."
@@ -460,9 +440,7 @@ impl SecretsManager {
             name: name.clone(),
             description: input.description.clone(),
             kms_key_id: input.kms_key_id.clone(),
-            tags: tags
-                .map(|tag| (tag.key.clone(), tag.value.clone()))
-                .collect(),
+            tags: tags.map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
             versions: BTreeMap::new(),
             labels: BTreeMap::new(),
             created: now,
@@ -474,14 +452,10 @@ impl SecretsManager {
         access.resource = Some(secret.arn.clone());
         // AWS makes a secret without a version, too; its value comes with PutSecretValue.
         if let Some(value) = value {
-            secret.versions.insert(
-                version_id.clone(),
-                Version {
-                    value: Some(value),
-                    created: now,
-                },
-            );
-            self.attach_all(&mut secret, [CURRENT], &version_id);
+            secret
+                .versions
+                .insert(version_id.clone(), Version { value: Some(value), created: now });
+            self.attach_all(&mut secret, [CURRENT], &version_id, now);
             access.version_id = Some(version_id.clone());
             set(&mut answer, "VersionId", version_id);
         }
@@ -502,13 +476,7 @@ impl SecretsManager {
         match secret.versions.get_mut(&version_id) {
             None => {
                 let value = Some(value);
-                secret.versions.insert(
-                    version_id.clone(),
-                    Version {
-                        value,
-                        created: now,
-                    },
-                );
+                secret.versions.insert(version_id.clone(), Version { value, created: now });
             }
             Some(version) => match &version.value {
                 // A rotation made the version; this is its value.
@@ -522,7 +490,7 @@ impl SecretsManager {
             },
         }
         secret.last_changed = now;
-        self.attach_all(secret, labels.iter().copied(), &version_id);
+        self.attach_all(secret, labels.iter().copied(), &version_id, now);
         Ok(version_id)
     }
 
@@ -531,11 +499,13 @@ impl SecretsManager {
         secret: &mut Secret,
         labels: impl IntoIterator<Item = &'a str>,
         version_id: &str,
+        now: SystemTime,
     ) {
         for label in labels {
             if secret.attach(label, version_id)
                 && let Some(update) = secret.update(label)
             {
+                self.eventbridge.secret_label_updated(&update, now);
                 // Nobody has to listen.
                 let _ = self.updates.send(update);
             }
@@ -572,7 +542,7 @@ impl SecretsManager {
                         "Secrets Manager can't find the specified secret version: {to}"
                     )));
                 }
-                self.attach_all(secret, [label.as_str()], to);
+                self.attach_all(secret, [label.as_str()], to, now);
             }
             None if label == CURRENT => {
                 return Err(invalid_parameter(
@@ -612,23 +582,10 @@ impl SecretsManager {
         }
         let (mut values, mut errors) = (Vec::new(), Vec::new());
         for secret_id in ids {
-            let mut access = Access {
-                event_name: Some("GetSecretValue"),
-                ..Access::default()
-            };
-            let of_one = Input {
-                secret_id: Some(secret_id.clone()),
-                ..Input::default()
-            };
+            let mut access = Access { event_name: Some("GetSecretValue"), ..Access::default() };
+            let of_one = Input { secret_id: Some(secret_id.clone()), ..Input::default() };
             let result = self
-                .allowed(
-                    secrets,
-                    "GetSecretValue",
-                    secret_id,
-                    &of_one,
-                    caller,
-                    &mut access,
-                )
+                .allowed(secrets, "GetSecretValue", secret_id, &of_one, caller, &mut access)
                 .and_then(|name| {
                     let secret = secrets.get_mut(&name).ok_or_else(no_such_secret)?;
                     self.change("GetSecretValue", secret, &of_one, &mut access, caller.now)
@@ -649,9 +606,7 @@ impl SecretsManager {
     /// The name of the secret that is meant by its name, its ARN, or its ARN without the suffix.
     fn find(&self, secrets: &HashMap<String, Secret>, secret_id: &str) -> Option<String> {
         let Some(name) = secret_id.strip_prefix(&self.arn_prefix) else {
-            return secrets
-                .contains_key(secret_id)
-                .then(|| secret_id.to_owned());
+            return secrets.contains_key(secret_id).then(|| secret_id.to_owned());
         };
         // What looks like a suffix is taken for one, so a partial ARN of a name that ends so finds nothing:
         // the mistake that AWS's documentation warns of.
@@ -697,25 +652,15 @@ fn authorize<'a>(
     ];
     for (key, member) in members {
         if let Some(member) = member {
-            context.insert(
-                format!("secretsmanager:{key}"),
-                ContextValue::String(member.clone()),
-            );
+            context.insert(format!("secretsmanager:{key}"), ContextValue::String(member.clone()));
         }
     }
     for (key, value) in tags {
         for prefix in ["aws:ResourceTag/", "secretsmanager:ResourceTag/"] {
-            context.insert(
-                format!("{prefix}{key}"),
-                ContextValue::String(value.to_owned()),
-            );
+            context.insert(format!("{prefix}{key}"), ContextValue::String(value.to_owned()));
         }
     }
-    caller.authorize(Question {
-        action: &format!("secretsmanager:{operation}"),
-        resource,
-        context,
-    })
+    caller.authorize(Question { action: &format!("secretsmanager:{operation}"), resource, context })
 }
 
 fn chosen(
@@ -731,10 +676,7 @@ fn chosen(
                 )));
             }
             if label.is_some_and(|label| {
-                secret
-                    .labels
-                    .get(label)
-                    .is_none_or(|attached| attached != version_id)
+                secret.labels.get(label).is_none_or(|attached| attached != version_id)
             }) {
                 return Err(invalid_request(
                     "You provided a VersionStage that is not associated to the provided VersionId.",
@@ -746,10 +688,7 @@ fn chosen(
             let label = label.unwrap_or(CURRENT);
             let attached = secret.labels.get(label);
             let with_value = attached.filter(|version_id| {
-                secret
-                    .versions
-                    .get(*version_id)
-                    .is_some_and(|version| version.value.is_some())
+                secret.versions.get(*version_id).is_some_and(|version| version.value.is_some())
             });
             with_value.cloned().ok_or_else(|| {
                 not_found(&format!(
@@ -771,11 +710,7 @@ fn value(secret: &Secret, version_id: &str) -> Result<Value, ApiError> {
     };
     let mut answer = named(secret);
     set(&mut answer, "VersionId", version_id);
-    set(
-        &mut answer,
-        "VersionStages",
-        json!(secret.labels_of(version_id)),
-    );
+    set(&mut answer, "VersionStages", json!(secret.labels_of(version_id)));
     set(&mut answer, "CreatedDate", epoch_seconds(version.created));
     let member = match value {
         SecretValue::String(_) => "SecretString",
@@ -794,26 +729,17 @@ fn describe(secret: &Secret) -> Value {
     let mut answer = named(secret);
     set(&mut answer, "VersionIdsToStages", json!(stages));
     set(&mut answer, "CreatedDate", epoch_seconds(secret.created));
-    set(
-        &mut answer,
-        "LastChangedDate",
-        epoch_seconds(secret.last_changed),
-    );
+    set(&mut answer, "LastChangedDate", epoch_seconds(secret.last_changed));
     set(
         &mut answer,
         "Tags",
-        tags.map(|(key, value)| json!({ "Key": key, "Value": value }))
-            .collect::<Vec<_>>(),
+        tags.map(|(key, value)| json!({ "Key": key, "Value": value })).collect::<Vec<_>>(),
     );
     if let Some(accessed) = secret.last_accessed {
         // AWS tells the day only.
         let day = 24 * 60 * 60;
         let seconds = since_epoch(accessed).as_secs();
-        set(
-            &mut answer,
-            "LastAccessedDate",
-            json!(seconds - seconds % day),
-        );
+        set(&mut answer, "LastAccessedDate", json!(seconds - seconds % day));
     }
     if let Some(deletion) = secret.deletion {
         set(&mut answer, "DeletedDate", epoch_seconds(deletion));
@@ -968,8 +894,7 @@ fn named(secret: &Secret) -> Value {
 }
 
 fn since_epoch(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn epoch_seconds(time: SystemTime) -> Value {

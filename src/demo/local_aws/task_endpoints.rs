@@ -147,10 +147,7 @@ impl TaskEndpoints {
 
     /// `arn:aws:ecs:REGION:ACCOUNT:task/CLUSTER/ID`
     pub(super) fn task_arn(&self, cluster: &str, task_id: &str) -> String {
-        format!(
-            "arn:aws:ecs:{}:{}:task/{cluster}/{task_id}",
-            self.region, self.account_id
-        )
+        format!("arn:aws:ecs:{}:{}:task/{cluster}/{task_id}", self.region, self.account_id)
     }
 
     fn begin_session(
@@ -200,10 +197,7 @@ impl TaskEndpoints {
             }
             Authorization::Sent(Some(_)) | Authorization::NotAsked => {}
         }
-        let mut credentials = endpoint
-            .credentials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut credentials = endpoint.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         if now + RENEW_BEFORE >= credentials.expiration {
             let task = &endpoint.task;
             // Where the role is gone there are no new ones, and the old ones serve until they end, as on ECS.
@@ -235,13 +229,7 @@ impl TaskEndpoints {
             );
         };
         let (region, account) = (&self.region, &self.account_id);
-        let Task {
-            task_id,
-            cluster,
-            family,
-            container_name,
-            ..
-        } = &endpoint.task;
+        let Task { task_id, cluster, family, container_name, .. } = &endpoint.task;
         let arn = |resource: &str| format!("arn:aws:ecs:{region}:{account}:{resource}");
         let task_arn = self.task_arn(cluster, task_id);
         let container = json!({
@@ -276,11 +264,7 @@ impl TaskEndpoints {
         } else {
             container
         };
-        EndpointAnswer {
-            status: 200,
-            body,
-            role_arn: None,
-        }
+        EndpointAnswer { status: 200, body, role_arn: None }
     }
 
     fn endpoint(&self, id: &str) -> Option<Arc<Endpoint>> {

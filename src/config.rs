@@ -31,9 +31,7 @@ impl<const N: usize> Environment for [(&str, &str); N] {
 
 impl Environment for [(&str, &str)] {
     fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
-        self.iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| Ok((*value).to_owned()))
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| Ok((*value).to_owned()))
     }
 }
 
@@ -70,6 +68,12 @@ pub struct Config {
     pub dialect: Dialect,
     /// The stream's endpoint: `FEED_URL`.
     pub feed_url: Url,
+    /// How often the staging labels are looked at: `ROTATION_POLL`.
+    pub rotation_poll: Duration,
+    /// The queue of the events that a label has moved: `ROTATION_QUEUE_URL`.
+    pub rotation_queue_url: Option<String>,
+    /// Whether a refused AWSCURRENT may be bridged by other labels: `ROTATION_BRIDGE`.
+    pub rotation_bridge: bool,
     /// How long startup retries what is transient: `START_LIMIT`.
     pub start_limit: Duration,
     /// How long a stop may drain: `STOP_LIMIT`.
@@ -100,11 +104,7 @@ pub struct Faults(pub Vec<Fault>);
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the configuration has {} fault(s)", self.0.len())?;
-        for Fault {
-            variable,
-            expectation,
-        } in &self.0
-        {
+        for Fault { variable, expectation } in &self.0 {
             write!(f, "; {variable}: expected {expectation}")?;
         }
         Ok(())
@@ -112,16 +112,8 @@ impl fmt::Display for Faults {
 }
 
 /// Variables of later versions. Whoever sets one is told that it changes nothing yet.
-const UNHEEDED: [&str; 8] = [
-    "ROTATION_POLL",
-    "ROTATION_QUEUE_URL",
-    "ROTATION_BRIDGE",
-    "SPOOL_DIR",
-    "SPOOL_BYTES",
-    "ALLOW_ENVIRONMENT",
-    "READ_BUDGET",
-    "METRICS_NAMESPACE",
-];
+const UNHEEDED: [&str; 5] =
+    ["SPOOL_DIR", "SPOOL_BYTES", "ALLOW_ENVIRONMENT", "READ_BUDGET", "METRICS_NAMESPACE"];
 
 impl Config {
     /// Reads the environment.
@@ -129,10 +121,7 @@ impl Config {
     /// # Errors
     /// Every variable that cannot be used, with what was expected of it.
     pub fn read(environment: &(impl Environment + ?Sized)) -> Result<Self, Faults> {
-        let mut reader = Reader {
-            environment,
-            faults: Vec::new(),
-        };
+        let mut reader = Reader { environment, faults: Vec::new() };
         let dialect = reader.dialect();
         // Without a dialect the references are still checked, so that one run tells everything.
         let credentials = dialect.map_or(Credential::ALL.as_slice(), Dialect::credentials);
@@ -147,8 +136,16 @@ impl Config {
             "FEED_URL",
             dialect.unwrap_or(Dialect::TwitterV1_1).default_url(),
             FEED_URL,
-            feed_url,
+            safe_url,
         );
+        let rotation_poll = reader.parse("ROTATION_POLL", "60s", POLL, poll);
+        let rotation_queue_url =
+            reader.optional("ROTATION_QUEUE_URL", QUEUE_URL, |text| safe_url(text).map(Into::into));
+        let rotation_bridge = reader.parse("ROTATION_BRIDGE", "off", BRIDGE, |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        });
         let start_limit = reader.parse("START_LIMIT", "5m", DURATION, duration);
         let stop_limit = reader.parse("STOP_LIMIT", "25s", DURATION, duration);
         let hardening = reader.parse("HARDENING", "best-effort", HARDENING, |text| match text {
@@ -162,15 +159,18 @@ impl Config {
             _ => None,
         });
         let log_filter = reader.parse("RUST_LOG", "info", LOG_FILTER, log_filter);
-        let unheeded = UNHEEDED
-            .into_iter()
-            .filter(|name| reader.text(name).is_some())
-            .collect();
+        reader.refuse(
+            "LOG_SENSITIVE_BODIES",
+            "it not to be set: the AWS SDK would log secret values",
+        );
+        let unheeded = UNHEEDED.into_iter().filter(|name| reader.text(name).is_some()).collect();
         match (
             dialect,
             table,
             filter,
             feed_url,
+            rotation_poll,
+            rotation_bridge,
             start_limit,
             stop_limit,
             hardening,
@@ -182,6 +182,8 @@ impl Config {
                 Some(table),
                 Some(filter),
                 Some(feed_url),
+                Some(rotation_poll),
+                Some(rotation_bridge),
                 Some(start_limit),
                 Some(stop_limit),
                 Some(hardening),
@@ -194,6 +196,9 @@ impl Config {
                 references,
                 dialect,
                 feed_url,
+                rotation_poll,
+                rotation_queue_url,
+                rotation_bridge,
                 start_limit,
                 stop_limit,
                 hardening,
@@ -212,6 +217,10 @@ const REGION: &str = "the name of an AWS region, such as us-west-2";
 const FEED_URL: &str = "an https URL without user, password, query and fragment \
                         (http is taken for a loopback address only)";
 const DURATION: &str = "a duration with its unit, such as 25s or 5m, of at most a day";
+const POLL: &str = "a duration with its unit from 1s to 1h, such as 60s";
+const QUEUE_URL: &str =
+    "the URL of an SQS queue: https, without user, password, query and fragment";
+const BRIDGE: &str = "on or off";
 const HARDENING: &str = "best-effort or required";
 const LOG_FORMAT: &str = "json or text";
 const LOG_FILTER: &str =
@@ -224,10 +233,7 @@ struct Reader<'a, E: ?Sized> {
 
 impl<E: Environment + ?Sized> Reader<'_, E> {
     fn fault(&mut self, variable: &'static str, expectation: impl Into<String>) {
-        self.faults.push(Fault {
-            variable,
-            expectation: expectation.into(),
-        });
+        self.faults.push(Fault { variable, expectation: expectation.into() });
     }
 
     /// The text of a variable; `None` where it is not set. One that is set to nothing, as a
@@ -272,6 +278,12 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
             self.fault(variable, expectation);
         }
         parsed
+    }
+
+    fn refuse(&mut self, variable: &'static str, expectation: &str) {
+        if self.environment.variable(variable).is_some() {
+            self.fault(variable, expectation);
+        }
     }
 
     fn dialect(&mut self) -> Option<Dialect> {
@@ -330,14 +342,9 @@ fn region_name(text: &str) -> Option<String> {
     (text.len() <= 32 && text.contains('-') && text.chars().all(allowed)).then(|| text.to_owned())
 }
 
-fn feed_url(text: &str) -> Option<Url> {
+fn safe_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
-    let loopback = match url.host()? {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(address) => IpAddr::V4(address).is_loopback(),
-        Host::Ipv6(address) => IpAddr::V6(address).is_loopback(),
-    };
-    let scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
+    let scheme = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(text));
     // A query would take the place of the form in reqwest-oauth1's signature.
     let bare = url.username().is_empty()
         && url.password().is_none()
@@ -346,16 +353,27 @@ fn feed_url(text: &str) -> Option<Url> {
     (scheme && bare).then_some(url)
 }
 
+/// Whether a URL leads to this machine alone.
+#[must_use]
+pub fn is_loopback(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
 fn duration(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|duration| *duration <= Duration::from_hours(24))
+    humantime::parse_duration(text).ok().filter(|duration| *duration <= Duration::from_hours(24))
+}
+
+fn poll(text: &str) -> Option<Duration> {
+    duration(text).filter(|poll| (Duration::from_secs(1)..=Duration::from_hours(1)).contains(poll))
 }
 
 fn log_filter(text: &str) -> Option<String> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .ok()
-        .map(|_| text.to_owned())
+    tracing_subscriber::EnvFilter::try_new(text).ok().map(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -372,24 +390,13 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_documents() {
         let config = Config::read(&[FEED]).unwrap();
-        assert_eq!(
-            (config.table.as_str(), config.region),
-            ("twitterStream", None)
-        );
+        assert_eq!((config.table.as_str(), config.region), ("twitterStream", None));
         assert_eq!(config.filter.track(), "Amazon");
-        let secrets: Vec<_> = config
-            .references
-            .iter()
-            .map(|(_, reference)| reference.secret_id())
-            .collect();
+        let secrets: Vec<_> =
+            config.references.iter().map(|(_, reference)| reference.secret_id()).collect();
         assert_eq!(
             secrets,
-            [
-                "CONSUMERKEY",
-                "CONSUMERSECRETKEY",
-                "ACCESSTOKEN",
-                "ACCESSTOKENSECRET"
-            ]
+            ["CONSUMERKEY", "CONSUMERSECRETKEY", "ACCESSTOKEN", "ACCESSTOKENSECRET"]
         );
         assert_eq!(config.feed_url.as_str(), Dialect::TwitterV1_1.default_url());
         assert_eq!(config.start_limit, Duration::from_mins(5));
@@ -412,11 +419,15 @@ mod tests {
             ("FEED", "rss"),
             ("FEED_URL", "ftp://example.com/"),
             ("ACCESSTOKEN_SECRET", "arn:aws:s3:::bucket"),
+            ("ROTATION_POLL", "10ms"),
+            ("ROTATION_BRIDGE", "yes"),
+            ("ROTATION_QUEUE_URL", "my-queue"),
             ("START_LIMIT", "5"),
             ("STOP_LIMIT", "2 days"),
             ("HARDENING", "no"),
             ("LOG_FORMAT", "xml"),
             ("RUST_LOG", "twitterstream=LOUD"),
+            ("LOG_SENSITIVE_BODIES", "true"),
         ];
         let mut found = faulty(&environment);
         let mut expected: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
@@ -466,11 +477,7 @@ mod tests {
             ("https://example.com/#x", false),
             ("/relative", false),
         ] {
-            assert_eq!(
-                Config::read(&[FEED, ("FEED_URL", url)]).is_ok(),
-                taken,
-                "{url}"
-            );
+            assert_eq!(Config::read(&[FEED, ("FEED_URL", url)]).is_ok(), taken, "{url}");
         }
     }
 
@@ -487,7 +494,7 @@ mod tests {
 
     #[test]
     fn variables_without_effect_are_known() {
-        let config = Config::read(&[FEED, ("ROTATION_POLL", "1s")]).unwrap();
-        assert_eq!(config.unheeded, ["ROTATION_POLL"]);
+        let config = Config::read(&[FEED, ("SPOOL_DIR", "/spool")]).unwrap();
+        assert_eq!(config.unheeded, ["SPOOL_DIR"]);
     }
 }

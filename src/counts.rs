@@ -29,6 +29,8 @@ pub struct Counts {
     pub connects: Counter,
     /// Posts read.
     pub posts_read: Counter,
+    /// Posts that came again while one stream took over from another.
+    pub posts_doubled: Counter,
     /// Empty records.
     pub keep_alives: Counter,
     /// Notices of any kind.
@@ -41,6 +43,10 @@ pub struct Counts {
     pub over_long: Counter,
     /// Posts that matched the filter: each is a row that was accepted.
     pub posts_matched: Counter,
+    /// Messages of the queue that were events of a secret used here.
+    pub rotation_events: Counter,
+    /// Messages of the queue that were not.
+    pub rotation_events_foreign: Counter,
     /// Rows that DynamoDB has acknowledged.
     pub rows_written: Counter,
     /// Those of them that found their key taken and went to `date#id`.
@@ -51,19 +57,19 @@ pub struct Counts {
 
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "each field is the counter of the same name in Counts"
-)]
+#[expect(missing_docs, reason = "each field is the counter of the same name in Counts")]
 pub struct Summary {
     pub connects: u64,
     pub posts_read: u64,
+    pub posts_doubled: u64,
     pub keep_alives: u64,
     pub notices: u64,
     pub unknown: u64,
     pub malformed: u64,
     pub over_long: u64,
     pub posts_matched: u64,
+    pub rotation_events: u64,
+    pub rotation_events_foreign: u64,
     pub rows_written: u64,
     pub rows_collided: u64,
     pub rows_rejected: u64,
@@ -84,12 +90,15 @@ impl Counts {
         Summary {
             connects: self.connects.count(),
             posts_read: self.posts_read.count(),
+            posts_doubled: self.posts_doubled.count(),
             keep_alives: self.keep_alives.count(),
             notices: self.notices.count(),
             unknown: self.unknown.count(),
             malformed: self.malformed.count(),
             over_long: self.over_long.count(),
             posts_matched,
+            rotation_events: self.rotation_events.count(),
+            rotation_events_foreign: self.rotation_events_foreign.count(),
             rows_written,
             rows_collided,
             rows_rejected,

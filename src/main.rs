@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use twitterstream::config::{Config, Environment, Hardening, NotUnicode};
 use twitterstream::counts::Counts;
+use twitterstream::credentials::rotation::Reason;
 use twitterstream::worker::{self, Request};
-use twitterstream::{process, telemetry};
+use twitterstream::{aws, process, telemetry};
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes every block of memory as it is freed: what the SDK, hyper and serde held of a value goes
@@ -25,6 +27,9 @@ const CONFIGURATION: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// A bug (`EX_SOFTWARE`).
 const BUG: i32 = 70;
+
+/// How many lines wait for whoever reads the log, at the most; some 6 MB.
+const LOG_LINES: usize = 16_384;
 
 const HELP: &str = "\
 Reads a stream of posts, keeps what matches FILTER, and writes user, date and text to DynamoDB.
@@ -49,18 +54,11 @@ fn main() -> ExitCode {
     let hardened = process::harden();
     std::panic::set_hook(Box::new(|panic| {
         // The payload may quote anything; the place is enough to find the bug.
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         say(&format!("twitterstream: a bug: panic at {place}"));
         std::process::exit(BUG);
     }));
-    match std::env::args_os()
-        .nth(1)
-        .as_deref()
-        .map(std::ffi::OsStr::to_str)
-    {
+    match std::env::args_os().nth(1).as_deref().map(std::ffi::OsStr::to_str) {
         None => {}
         Some(Some("--help" | "-h")) => {
             return print(HELP);
@@ -80,30 +78,39 @@ fn main() -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
-    let log = telemetry::subscriber(&config, io::stdout);
+    // A log that nobody reads must not stop the worker: lines are dropped then, and counted. What is
+    // left is written when the guard goes.
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .finish(io::stdout());
+    let dropped = writer.error_counter();
     // Nothing has set one before.
-    let _ = tracing::subscriber::set_global_default(log);
-    if !hardened.is_full() && config.hardening == Hardening::Required {
-        tracing::error!(
-            ?hardened,
-            "the process could not be hardened, and HARDENING=required"
-        );
-        return ExitCode::from(UNAVAILABLE);
+    let _ = tracing::subscriber::set_global_default(telemetry::subscriber(&config, writer));
+    let code = run_to_end(&config, hardened);
+    if dropped.dropped_lines() > 0 {
+        say(&format!("twitterstream: {} lines of the log were dropped", dropped.dropped_lines()));
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    drop(guard);
+    ExitCode::from(code)
+}
+
+fn run_to_end(config: &Config, hardened: process::Level) -> u8 {
+    if !hardened.is_full() && config.hardening == Hardening::Required {
+        tracing::error!(?hardened, "the process could not be hardened, and HARDENING=required");
+        return UNAVAILABLE;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime could not be started");
-            return ExitCode::from(UNAVAILABLE);
+            return UNAVAILABLE;
         }
     };
-    let code = runtime.block_on(run(&config, hardened));
+    let code = runtime.block_on(run(config, hardened));
     // A lookup of a name may still hang in a thread; it has nothing to finish.
     runtime.shutdown_background();
-    ExitCode::from(code)
+    code
 }
 
 async fn run(config: &Config, hardened: process::Level) -> u8 {
@@ -125,9 +132,10 @@ async fn run(config: &Config, hardened: process::Level) -> u8 {
     let counts = Arc::new(Counts::default());
     let result = async {
         let requests = requests().map_err(|error| error.to_string())?;
-        let sdk = worker::sdk_config(config.region.as_deref()).await;
-        let sdk = sdk.map_err(|error| telemetry::chain(&error))?;
-        let run = worker::run(config, &sdk, counts, requests).await;
+        let triggers = triggers().map_err(|error| error.to_string())?;
+        let sdk = aws::sdk_config(config.region.as_deref()).await;
+        let sdk = sdk.ok_or("there is no AWS region: set AWSREGION or AWS_REGION")?;
+        let run = worker::run(config, &sdk, counts, requests, triggers).await;
         run.map_err(|error| telemetry::chain(&error))
     };
     match result.await {
@@ -155,6 +163,17 @@ fn requests() -> io::Result<watch::Receiver<Request>> {
         }
     });
     Ok(receiver)
+}
+
+/// What makes the worker look at the labels of its secrets. SIGHUP does.
+fn triggers() -> io::Result<(mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>)> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let trigger = sender.clone();
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() && trigger.send(Reason::Signal).is_ok() {}
+    });
+    Ok((sender, receiver))
 }
 
 /// One line on standard error: before there is a log, and when there is none any more.

@@ -27,10 +27,7 @@ impl Level {
 /// Hardens the process as far as the kernel allows.
 #[must_use]
 pub fn harden() -> Level {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
     Level {
         not_dumpable: set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok(),
         no_core: setrlimit(Resource::Core, none).is_ok(),

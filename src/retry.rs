@@ -18,10 +18,7 @@ impl Jitter {
     /// Waits of at most `first`, then twice that, and so on up to `most`.
     #[must_use]
     pub const fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            ceiling: first,
-            most,
-        }
+        Self { ceiling: first, most }
     }
 
     /// The next wait.

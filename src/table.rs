@@ -21,6 +21,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
+use crate::aws::no_task_role;
 use crate::counts::Counts;
 use crate::retry::Jitter;
 use crate::telemetry::peer_text;
@@ -30,6 +31,10 @@ pub const QUEUE: usize = 65_536;
 
 /// How many `PutItem` calls are under way at once, at the most.
 const IN_FLIGHT: usize = 64;
+
+/// The longest wait before a row is tried again: short enough that a stop writes what an outage that
+/// is just over has left.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What is kept of a post.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +95,8 @@ pub enum Kind {
     Denied,
     /// There is no such table.
     NoTable,
+    /// There are no AWS credentials.
+    NoTaskRole,
     /// Throttling, an error of the service, no answer: asking again can help.
     Transient,
 }
@@ -107,6 +114,7 @@ impl Kind {
                 "grant dynamodb:PutItem on the table to the task role, and compare with \
                  iam/task-role-embedded.json"
             }
+            Self::NoTaskRole => "set taskRoleArn in the task definition",
             Self::NoTable => "create the table, or compare DYNAMODBTABLE and AWSREGION",
             Self::Transient => "see the AWS Health Dashboard if it lasts",
         }
@@ -117,7 +125,7 @@ impl Kind {
     pub const fn is_transient(self) -> bool {
         match self {
             Self::Transient => true,
-            Self::Taken | Self::Invalid | Self::Denied | Self::NoTable => false,
+            Self::Taken | Self::Invalid | Self::Denied | Self::NoTaskRole | Self::NoTable => false,
         }
     }
 }
@@ -126,46 +134,44 @@ impl Table {
     /// The table `name`, written with the credentials, region and endpoint of `sdk`.
     #[must_use]
     pub fn new(sdk: &SdkConfig, name: String) -> Self {
-        Self {
-            client: Client::new(sdk),
-            name,
-        }
+        Self { client: Client::new(sdk), name }
     }
 
     /// Proves that rows can be written, and writes none: a `PutItem` whose condition can never
     /// hold fails with `ConditionalCheckFailedException` only where the table is there, has the
-    /// expected key and may be written.
+    /// expected key and may be written. It is asked twice: the key alone shows a table with another
+    /// key, the whole item an index that takes no string.
     ///
     /// # Errors
     /// What would have failed for a row.
     pub async fn prove(&self) -> Result<(), TableError> {
-        let never = "attribute_exists(#user) AND attribute_not_exists(#user)";
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.name)
-            .item("user", AttributeValue::S("twitterstream".to_owned()))
-            .item("date", AttributeValue::S("never written".to_owned()))
-            .condition_expression(never)
-            .expression_attribute_names("#user", "user")
-            .send()
-            .await;
-        match sent.map_err(|error| self.error(&error)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind == Kind::Taken => Ok(()),
-            Err(error) => Err(error),
+        let attribute =
+            |name: &str| (name.to_owned(), AttributeValue::S("twitterstream".to_owned()));
+        for names in [&["user", "date"][..], &["user", "date", "text", "id"]] {
+            let sent = self
+                .client
+                .put_item()
+                .table_name(&self.name)
+                .set_item(Some(names.iter().map(|name| attribute(name)).collect()))
+                .condition_expression("attribute_exists(#user) AND attribute_not_exists(#user)")
+                .expression_attribute_names("#user", "user")
+                .send()
+                .await;
+            match sent.map_err(|error| self.error(&error)) {
+                Ok(_) => {}
+                Err(error) if error.kind == Kind::Taken => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 
     /// Puts one row: `Ok(true)` where its key was taken and it went to `date#id`.
     async fn put(&self, row: &Row) -> Result<bool, TableError> {
         match self.put_at(row, row.date.clone()).await {
-            Err(TableError {
-                kind: Kind::Taken, ..
-            }) => self
-                .put_at(row, format!("{}#{}", row.date, row.id))
-                .await
-                .map(|()| true),
+            Err(TableError { kind: Kind::Taken, .. }) => {
+                self.put_at(row, format!("{}#{}", row.date, row.id)).await.map(|()| true)
+            }
             other => other.map(|()| false),
         }
     }
@@ -194,7 +200,11 @@ impl Table {
         let SdkError::ServiceError(refusal) = error else {
             let source = std::error::Error::source(error);
             return TableError {
-                kind: Kind::Transient,
+                kind: if no_task_role(error).is_some() {
+                    Kind::NoTaskRole
+                } else {
+                    Kind::Transient
+                },
                 table,
                 code: error.to_string(),
                 message: source
@@ -209,11 +219,15 @@ impl Table {
             "ConditionalCheckFailedException" => Kind::Taken,
             "ValidationException" | "ItemCollectionSizeLimitExceededException" => Kind::Invalid,
             "AccessDeniedException"
+            | "AccessDenied"
             | "UnrecognizedClientException"
+            | "InvalidClientTokenId"
             | "InvalidSignatureException"
-            | "MissingAuthenticationTokenException" => Kind::Denied,
+            | "MissingAuthenticationTokenException"
+            | "OptInRequired" => Kind::Denied,
             "ResourceNotFoundException" => Kind::NoTable,
             "SerializationException" if status < 500 => Kind::Invalid,
+            _ if status == 403 => Kind::Denied,
             _ => Kind::Transient,
         };
         TableError {
@@ -227,7 +241,7 @@ impl Table {
 
     /// Writes a row, however long it takes. Only a row that can never be written is given up.
     async fn write(&self, row: Row, counts: &Counts) {
-        let mut jitter = Jitter::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut jitter = Jitter::new(Duration::from_millis(100), RETRY);
         loop {
             let error = match self.put(&row).await {
                 Ok(collided) => {
@@ -249,7 +263,7 @@ impl Table {
                     );
                     return;
                 }
-                Kind::Denied | Kind::NoTable | Kind::Transient => {
+                Kind::Denied | Kind::NoTaskRole | Kind::NoTable | Kind::Transient => {
                     let wait = jitter.next_wait();
                     tracing::warn!(
                         error = %error,

@@ -56,7 +56,9 @@ where
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
-        .with_ansi(false);
+        .with_ansi(false)
+        // Where the log cannot be written, saying so on standard error may panic.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Json => Box::new(
             builder
@@ -78,9 +80,6 @@ mod tests {
     fn a_peers_text_cannot_forge_a_line_or_flood_the_log() {
         let text = peer_text("one\ntwo\r\u{1b}[31m\u{202e}three\u{2028}四");
         assert_eq!(text, "one\\ntwo\\r\\u{1b}[31m\\u{202e}three\\u{2028}四");
-        assert_eq!(
-            peer_text(&"x".repeat(10_000)).chars().count(),
-            PEER_TEXT + 1
-        );
+        assert_eq!(peer_text(&"x".repeat(10_000)).chars().count(), PEER_TEXT + 1);
     }
 }

@@ -6,13 +6,14 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config::Config;
 use crate::counts::{Counts, Summary};
+use crate::credentials::queue;
+use crate::credentials::rotation::{self, Reason, Rotation};
 use crate::credentials::{FetchError, Generation, SecretsManager};
 use crate::feed::message::Post;
 use crate::feed::{Feed, FeedError};
@@ -39,9 +40,6 @@ pub enum Request {
 /// Why a worker did not run, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// No region is configured anywhere.
-    #[error("there is no AWS region: set AWSREGION or AWS_REGION")]
-    NoRegion,
     /// The credentials were not had.
     #[error("the worker has no credentials")]
     Credentials(#[source] FetchError),
@@ -56,31 +54,6 @@ pub enum WorkerError {
     RowsLost(u64),
 }
 
-/// The SDK's configuration: its own default chain, with the region of the configuration first, and
-/// a name in the user agent that tells the audit trail which version asked.
-///
-/// # Errors
-/// No region is configured anywhere.
-pub async fn sdk_config(region: Option<&str>) -> Result<SdkConfig, WorkerError> {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(3))
-        .operation_attempt_timeout(Duration::from_secs(10))
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
-    if let Ok(name) = AppName::new(concat!("twitterstream-", env!("CARGO_PKG_VERSION"))) {
-        loader = loader.app_name(name);
-    }
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region.to_owned()));
-    }
-    let sdk = loader.load().await;
-    if sdk.region().is_some() {
-        Ok(sdk)
-    } else {
-        Err(WorkerError::NoRegion)
-    }
-}
-
 /// Runs until it is asked to stop, or cannot go on.
 ///
 /// # Errors
@@ -90,6 +63,7 @@ pub async fn run(
     sdk: &SdkConfig,
     counts: Arc<Counts>,
     mut requests: watch::Receiver<Request>,
+    (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
     let started = tokio::select! {
@@ -99,30 +73,43 @@ pub async fn run(
             return Ok(());
         }
     };
-    let track = config.filter.track();
-    let feed = Feed::new(
-        config.feed_url.clone(),
-        track,
-        Arc::new(started?),
-        Arc::clone(&counts),
-    )
-    .map_err(WorkerError::Feed)?;
+    let generation = Arc::new(started?);
+    let settings = rotation::Settings {
+        references: config.references.clone(),
+        poll: config.rotation_poll,
+        bridge: config.rotation_bridge,
+    };
+    let secrets = SecretsManager::new(sdk.clone());
+    let (rotation, port, status) =
+        Rotation::new(secrets, settings, Arc::clone(&generation), triggers);
+    let (url, track) = (config.feed_url.clone(), config.filter.track());
+    let feed =
+        Feed::new(url, track, generation, port, Arc::clone(&counts)).map_err(WorkerError::Feed)?;
+    // It ends with the feed, which holds the other end of its port, and the listening with it.
+    tokio::spawn(rotation.run());
+    if let Some(queue_url) = config.rotation_queue_url.clone() {
+        let references = config.references.iter().map(|(_, reference)| reference.clone()).collect();
+        tokio::spawn(queue::listen(
+            sdk.clone(),
+            queue_url,
+            references,
+            trigger,
+            Arc::clone(&counts),
+        ));
+    }
 
     let (queue, rows) = mpsc::channel(table::QUEUE);
     let mut writing = tokio::spawn(table::write_all(table, rows, Arc::clone(&counts)));
     let reading = tokio::select! {
         Err(error) = read(feed, &config.filter, queue, &counts) => Err(error),
-        () = progress(&counts) => Ok(()),
+        () = progress(&counts, &status) => Ok(()),
         () = asked(&mut requests, Request::Drain) => Ok(()),
     };
 
     // The stream is closed now, and so is the queue's sending end: the writing ends once the queue
     // is empty.
     let rows_waiting = counts.summary().rows_waiting;
-    tracing::info!(
-        rows_waiting,
-        "the stream is closed; writing what was accepted"
-    );
+    tracing::info!(rows_waiting, "the stream is closed; writing what was accepted");
     tokio::select! {
         drained = timeout(config.stop_limit, &mut writing) => if drained.is_err() {
             tracing::error!(limit = ?config.stop_limit, "STOP_LIMIT passed with rows still to write");
@@ -143,11 +130,7 @@ pub async fn run(
 
 /// Waits until at least this was asked. Whoever asks may go away; then nothing more is asked.
 async fn asked(requests: &mut watch::Receiver<Request>, at_least: Request) {
-    if requests
-        .wait_for(|request| *request >= at_least)
-        .await
-        .is_err()
-    {
+    if requests.wait_for(|request| *request >= at_least).await.is_err() {
         pending::<()>().await;
     }
 }
@@ -161,13 +144,10 @@ async fn start(config: &Config, sdk: &SdkConfig, table: &Table) -> Result<Genera
         || secrets.fetch(&config.references),
         |error: &FetchError| error.cause.is_transient(),
     );
-    let proving = retried(
-        deadline,
-        || table.prove(),
-        |error: &TableError| error.kind.is_transient(),
-    );
+    let proving =
+        retried(deadline, || table.prove(), |error: &TableError| error.kind.is_transient());
     let (generation, ()) = tokio::try_join!(
-        async { fetching.await.map_err(WorkerError::Credentials) },
+        async { fetching.await.map(Generation::new).map_err(WorkerError::Credentials) },
         async { proving.await.map_err(WorkerError::Table) },
     )?;
     for held in generation.held() {
@@ -202,11 +182,7 @@ where
             return Err(error);
         }
         let wait_seconds = wait.as_secs_f64();
-        tracing::warn!(
-            error = chain(&error),
-            wait_seconds,
-            "not started yet; trying again"
-        );
+        tracing::warn!(error = chain(&error), wait_seconds, "not started yet; trying again");
         sleep(wait).await;
     }
 }
@@ -220,16 +196,22 @@ async fn read(
 ) -> Result<Infallible, FeedError> {
     loop {
         let record = feed.next().await?;
-        accept(&feed, &record, filter, &queue, counts).await;
+        accept(&mut feed, &record, filter, &queue, counts).await;
         while let Some(record) = feed.buffered() {
-            accept(&feed, &record, filter, &queue, counts).await;
+            accept(&mut feed, &record, filter, &queue, counts).await;
         }
+        tracing::trace!(
+            posts_read = counts.posts_read.count(),
+            posts_doubled = counts.posts_doubled.count(),
+            posts_matched = counts.posts_matched.count(),
+            "all that was received has been read",
+        );
     }
 }
 
 /// One record. Only a queue that is full makes it wait.
 async fn accept(
-    feed: &Feed,
+    feed: &mut Feed,
     record: &[u8],
     filter: &Filter,
     queue: &mpsc::Sender<Row>,
@@ -241,13 +223,7 @@ async fn accept(
     if !filter.matches(&*post) {
         return;
     }
-    let Post {
-        user,
-        date,
-        text,
-        id,
-        ..
-    } = *post;
+    let Post { user, date, text, id, .. } = *post;
     let row = Row {
         user: user.into_owned(),
         date: date.into_owned(),
@@ -264,19 +240,14 @@ async fn accept(
     let Ok(place) = queue.reserve().await else {
         return;
     };
-    let Row {
-        user,
-        date,
-        text,
-        id,
-    } = &row;
+    let Row { user, date, text, id } = &row;
     tracing::info!(user, date, text, id, "post");
     counts.posts_matched.increment();
     place.send(row);
 }
 
-/// Logs the counts while they change.
-async fn progress(counts: &Counts) {
+/// Logs the counts while they change, and with them the age of the credentials.
+async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
     let mut before = Summary::default();
     let mut ticks = interval(PROGRESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -285,6 +256,12 @@ async fn progress(counts: &Counts) {
         let summary = counts.summary();
         if summary != before {
             log(&summary, "progress");
+            let rotation::Status { adopted_at, looked_at } = *status.borrow();
+            tracing::debug!(
+                generation_age_seconds = adopted_at.elapsed().as_secs(),
+                last_look_age_seconds = looked_at.elapsed().as_secs(),
+                "the credentials in use",
+            );
         }
         before = summary;
     }
@@ -294,12 +271,15 @@ fn log(summary: &Summary, message: &str) {
     let Summary {
         connects,
         posts_read,
+        posts_doubled,
         keep_alives,
         notices,
         unknown,
         malformed,
         over_long,
         posts_matched,
+        rotation_events,
+        rotation_events_foreign,
         rows_written,
         rows_collided,
         rows_rejected,
@@ -308,12 +288,15 @@ fn log(summary: &Summary, message: &str) {
     tracing::info!(
         connects,
         posts_read,
+        posts_doubled,
         keep_alives,
         notices,
         unknown,
         malformed,
         over_long,
         posts_matched,
+        rotation_events,
+        rotation_events_foreign,
         rows_written,
         rows_collided,
         rows_rejected,

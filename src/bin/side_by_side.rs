@@ -12,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, Options, Source};
-use twitterstream::demo::main_job::{self, Progress, Until};
+use twitterstream::demo::key_rotation::{KeyRotation, Order};
+use twitterstream::demo::main_job::{self, Progress, Rotations, Until};
 use twitterstream::demo::world::World;
 use twitterstream::telemetry::chain;
 
@@ -33,28 +34,40 @@ struct Arguments {
     /// Also write the report to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Posts a second [default: 200, and no limit with --posts]
+    /// Posts a second [default: 200; 500 with --rotate-every; no limit with --posts]
     #[arg(long, value_name = "N", env = "DEMO_RATE")]
     rate: Option<NonZeroU32>,
     /// The share of generated posts that match the filter, from 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        env = "DEMO_MATCHING",
-        default_value = "0.2"
-    )]
+    #[arg(long, value_name = "SHARE", env = "DEMO_MATCHING", default_value = "0.2")]
     matching: f64,
+    /// Rotate all four secrets again and again, so long after the worker uses the last new keys
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    rotate_every: Option<Duration>,
+    /// End after N rotations
+    #[arg(long, value_name = "N", requires = "rotate_every")]
+    rotations: Option<u64>,
+    /// service-first (the harsh case: the old keys end and their streams are cut before the labels
+    /// move), labels-first, or overlap (both keys are accepted for a while)
+    #[arg(long, value_name = "ORDER", default_value = "service-first")]
+    order: Order,
+    /// How the worker learns of a rotation: event (a queue), poll (every second), or neither
+    #[arg(long, value_name = "HOW", default_value = "event")]
+    learn_by: LearnBy,
     /// What the generated posts and keys are drawn from
     #[arg(long, value_name = "N", env = "DEMO_SEED", default_value = "1")]
     seed: u64,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LearnBy {
+    Event,
+    Poll,
+    Refusal,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -97,24 +110,20 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
         (Some(posts), Some(recorded)) => Some(posts.min(recorded)),
         (posts, recorded) => posts.or(recorded),
     };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the wall clock enters the program here"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the wall clock enters the program here")]
     let clock: twitterstream::demo::Clock = Arc::new(SystemTime::now);
     let account = Account::generated(&mut fastrand::Rng::with_seed(arguments.seed));
+    let keys = KeyRotation::new(account.clone(), fastrand::Rng::with_seed(!arguments.seed));
     let mut options = Options::new(vec![account], source, clock.clone());
     options.limit = posts;
     options.rate = match arguments.rate {
+        // Rotations need a stream that lasts.
+        None if arguments.rotate_every.is_some() => NonZeroU32::new(500),
         None if posts.is_none() => NonZeroU32::new(200),
         rate => rate,
     };
     let world = World::start(root, clock, options).await?;
-    say(&format!(
-        "Local AWS   {} (account {})",
-        world.aws.endpoint_url(),
-        world.aws.account_id()
-    ));
+    say(&format!("Local AWS   {} (account {})", world.aws.endpoint_url(), world.aws.account_id()));
     say(&format!("Local feed  {}", world.feed.url()));
     say(&format!("Worker      {}", program.display()));
     say(match posts {
@@ -124,17 +133,25 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
 
     let until = posts.map_or(Until::Stopped, Until::Posts);
     let mut display = Display::new();
-    let report = main_job::run(&world, &program, until, interrupted()?, |progress| {
-        display.show(progress);
-    })
-    .await?;
+    let queue_url = world.add_rotation_queue().await?;
+    let variables: &[(&str, &str)] = match arguments.learn_by {
+        LearnBy::Event => &[("ROTATION_QUEUE_URL", &queue_url)],
+        LearnBy::Poll => &[("ROTATION_POLL", "1s")],
+        LearnBy::Refusal => &[("ROTATION_POLL", "1h")],
+    };
+    let (order, limit) = (arguments.order, arguments.rotations);
+    let rotations = arguments.rotate_every.map(|every| Rotations { keys, every, order, limit });
+    let show = |progress: &Progress| display.show(progress);
+    let stop = interrupted()?;
+    let report = main_job::run(&world, &program, variables, until, rotations, stop, show).await?;
     display.end();
     say(&report.to_string());
     if let Some(path) = &arguments.json {
         let json = serde_json::to_vec_pretty(&report)?;
         std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    let complete = posts.is_some_and(|posts| report.posts_sent >= posts);
+    let complete = arguments.rotations.is_some_and(|rotations| report.rotations >= rotations)
+        || posts.is_some_and(|posts| report.posts_sent >= posts);
     Ok(report.is_right(complete))
 }
 
@@ -153,22 +170,12 @@ fn worker(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
         };
     };
     let mut build = Command::new(cargo);
-    build
-        .current_dir(root)
-        .args(["build", "--features", "demo", "--bin", "twitterstream"]);
-    build.arg("--target-dir").arg(
-        folder
-            .parent()
-            .ok_or("this program is in no target folder")?,
-    );
+    build.current_dir(root).args(["build", "--features", "demo", "--bin", "twitterstream"]);
+    build.arg("--target-dir").arg(folder.parent().ok_or("this program is in no target folder")?);
     if folder.ends_with("release") {
         build.arg("--release");
     }
-    if build.status()?.success() {
-        Ok(program)
-    } else {
-        Err("the worker was not built".into())
-    }
+    if build.status()?.success() { Ok(program) } else { Err("the worker was not built".into()) }
 }
 
 fn interrupted() -> io::Result<impl Future<Output = ()>> {
@@ -193,20 +200,12 @@ struct Display {
 impl Display {
     fn new() -> Self {
         let terminal = io::stdout().is_terminal();
-        Self {
-            terminal,
-            shown: None,
-            before: Progress::default(),
-            rate: 0.0,
-        }
+        Self { terminal, shown: None, before: Progress::default(), rate: 0.0 }
     }
 
     fn show(&mut self, progress: &Progress) {
-        let period = if self.terminal {
-            Duration::from_millis(200)
-        } else {
-            Duration::from_secs(5)
-        };
+        let period =
+            if self.terminal { Duration::from_millis(200) } else { Duration::from_secs(5) };
         if self.shown.is_some_and(|shown| shown.elapsed() < period) {
             return;
         }
@@ -219,8 +218,9 @@ impl Display {
         }
         self.before = *progress;
         let line = format!(
-            "{:6.1} s   sent {:>8}   read {:>8}   matched {:>7}   written {:>7}   {:>6.0} rows/s",
+            "{:6.1} s   rotations {:>4}   sent {:>8}   read {:>8}   matched {:>7}   written {:>7}   {:>6.0} rows/s",
             progress.seconds,
+            progress.rotations,
             progress.posts_sent,
             progress.posts_read,
             progress.posts_matched,

@@ -1,12 +1,17 @@
 //! A set of credentials that belong together: adopted whole or not at all.
 
 use std::fmt;
+use std::sync::Arc;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use super::{Credential, Reference};
 
-/// One credential and the version of the secret that it came from.
+/// One credential and the version of the secret that it came from. A clone shares the value: there
+/// is one copy of it, however many generations hold it.
+#[derive(Clone)]
 pub struct Held {
     /// Which credential it is.
     pub credential: Credential,
@@ -15,7 +20,7 @@ pub struct Held {
     /// The `VersionId` of the secret's version that held the value.
     pub version_id: String,
     /// The value.
-    pub value: SecretString,
+    pub value: Arc<SecretString>,
 }
 
 /// The credentials that one dialect needs, fetched together.
@@ -36,10 +41,18 @@ impl Generation {
     /// The value of one credential, `None` where this generation does not hold it.
     #[must_use]
     pub fn secret(&self, credential: Credential) -> Option<&SecretString> {
-        self.held
-            .iter()
-            .find(|held| held.credential == credential)
-            .map(|held| &held.value)
+        self.held.iter().find(|held| held.credential == credential).map(|held| &*held.value)
+    }
+
+    /// Whether both hold the same version of every credential.
+    #[must_use]
+    pub fn is_same_set(&self, other: &Self) -> bool {
+        self.versions().eq(other.versions())
+    }
+
+    /// The version of each credential: what a set is known by, without its values.
+    pub fn versions(&self) -> impl Iterator<Item = (Credential, &str)> {
+        self.held.iter().map(|held| (held.credential, held.version_id.as_str()))
     }
 
     /// What is held, in the order in which it was asked for.
@@ -52,27 +65,41 @@ impl Generation {
     /// as it is, percent-encoded, or in base64.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
-        self.held
-            .iter()
-            .fold(text.to_owned(), |text, held| redacted(&text, held))
+        self.held.iter().fold(text.to_owned(), |text, held| redacted(&text, held))
     }
 }
+
+/// The characters that RFC 3986, and so OAuth, leaves as they are.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How much of a value's beginning counts as the value where a text breaks off in the middle of it.
+const SHORTEST_FRAGMENT: usize = 8;
+
+const REDACTED: &str = "[redacted]";
 
 /// Named place of `expose_secret`: a value is compared with a text that is about to be logged.
 fn redacted(text: &str, held: &Held) -> String {
     let value = held.value.expose_secret();
-    let percent: zeroize::Zeroizing<String> =
-        zeroize::Zeroizing::new(url::form_urlencoded::byte_serialize(value.as_bytes()).collect());
-    let base64 = zeroize::Zeroizing::new(aws_smithy_types::base64::encode(value));
+    let form = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+    let oauth = utf8_percent_encode(value, UNRESERVED).to_string();
     // Base64 of a longer text that contains the value shifts its letters; what can be found is the
     // value encoded by itself. The padding may be missing.
-    let base64 = base64.trim_end_matches('=');
-    [value, percent.as_str(), base64]
-        .into_iter()
-        .filter(|form| !form.is_empty())
-        .fold(text.to_owned(), |text, form| {
-            text.replace(form, "[redacted]")
-        })
+    let base64 = aws_smithy_types::base64::encode(value);
+    let encoded = [form, oauth, base64].map(Zeroizing::new);
+    let forms = encoded.iter().map(|form| form.trim_end_matches('='));
+    let mut text = text.to_owned();
+    for form in std::iter::once(value).chain(forms).filter(|form| !form.is_empty()) {
+        text = text.replace(form, REDACTED);
+        let fragment = (SHORTEST_FRAGMENT..form.len())
+            .rev()
+            .filter_map(|length| form.get(..length))
+            .find(|fragment| text.ends_with(fragment));
+        if let Some(fragment) = fragment {
+            text.truncate(text.len() - fragment.len());
+            text.push_str(REDACTED);
+        }
+    }
+    text
 }
 
 impl fmt::Debug for Generation {
@@ -87,7 +114,7 @@ impl fmt::Debug for Held {
             .field("credential", &self.credential)
             .field("reference", &self.reference.to_string())
             .field("version_id", &self.version_id)
-            .field("value", &"[redacted]")
+            .field("value", &REDACTED)
             .finish()
     }
 }
@@ -101,10 +128,10 @@ mod tests {
             credential,
             reference: credential.default_secret().parse().unwrap(),
             version_id: "9d4cb84b-ad69-40c0-a0ab-cead36b967e8".into(),
-            value: SecretString::from(value),
+            value: Arc::new(SecretString::from(value)),
         };
         Generation::new(vec![
-            held(Credential::ConsumerKey, "MARKER-key/+="),
+            held(Credential::ConsumerKey, "MARKER-key/+=~*"),
             held(Credential::AccessTokenSecret, "MARKER-token-secret"),
         ])
     }
@@ -138,12 +165,18 @@ mod tests {
     #[test]
     fn a_peers_text_loses_every_encoding_of_a_value() {
         let text = generation().redact(
-            "key MARKER-key/+=, MARKER-key%2F%2B%3D, TUFSS0VSLWtleS8rPQ== and MARKER-token-secret.",
+            "MARKER-key/+=~* MARKER-key%2F%2B%3D%7E* MARKER-key%2F%2B%3D~%2A \
+             TUFSS0VSLWtleS8rPX4q and MARKER-token-secret.",
         );
-        assert_eq!(
-            text,
-            "key [redacted], [redacted], [redacted]== and [redacted]."
-        );
+        assert_eq!(text, "[redacted] [redacted] [redacted] [redacted] and [redacted].");
         assert_eq!(generation().redact("MARKER-other"), "MARKER-other");
+        assert_eq!(generation().redact("MARKER-token-secreT"), "MARKER-token-secreT");
+    }
+
+    #[test]
+    fn a_peers_text_loses_the_beginning_of_a_value_that_it_breaks_off_in() {
+        assert_eq!(generation().redact("cut MARKER-token-se"), "cut [redacted]");
+        assert_eq!(generation().redact("cut MARKER-key%2F%2"), "cut [redacted]");
+        assert_eq!(generation().redact("cut MARKER-"), "cut MARKER-");
     }
 }

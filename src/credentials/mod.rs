@@ -1,7 +1,10 @@
-//! The third-party credentials: where each is kept, how it is fetched, and the set that is held.
+//! The third-party credentials: where each is kept, how it is fetched, the set that is held, and
+//! how one set follows another.
 
 mod generation;
+pub mod queue;
 mod reference;
+pub mod rotation;
 pub mod secrets_manager;
 
 pub use generation::{Generation, Held};
@@ -24,12 +27,8 @@ pub enum Credential {
 
 impl Credential {
     /// All four.
-    pub const ALL: [Self; 4] = [
-        Self::ConsumerKey,
-        Self::ConsumerSecret,
-        Self::AccessToken,
-        Self::AccessTokenSecret,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::ConsumerKey, Self::ConsumerSecret, Self::AccessToken, Self::AccessTokenSecret];
 
     /// The variable that says where the credential is kept.
     #[must_use]

@@ -103,6 +103,12 @@ impl Reference {
         &self.version
     }
 
+    /// The same place at another staging label.
+    #[must_use]
+    pub fn at_stage(&self, stage: &str) -> Self {
+        Self { version: VersionChoice::Stage(stage.to_owned()), ..self.clone() }
+    }
+
     /// Whether both are answered by one `GetSecretValue`.
     #[must_use]
     pub fn same_version_as(&self, other: &Self) -> bool {
@@ -187,18 +193,9 @@ impl fmt::Display for Reference {
         f.write_str(&self.secret_id)?;
         if self.json_key.is_some() || stage.is_some() || id.is_some() {
             // A label beside a version id is a condition, so AWSCURRENT is spelt out there.
-            let stage = if id.is_some() {
-                self.version.stage()
-            } else {
-                stage
-            };
+            let stage = if id.is_some() { self.version.stage() } else { stage };
             let json_key = self.json_key.as_deref().unwrap_or_default();
-            write!(
-                f,
-                ":{json_key}:{}:{}",
-                stage.unwrap_or_default(),
-                id.unwrap_or_default()
-            )?;
+            write!(f, ":{json_key}:{}:{}", stage.unwrap_or_default(), id.unwrap_or_default())?;
         }
         Ok(())
     }
@@ -221,19 +218,13 @@ mod tests {
     fn a_name_means_its_current_version() {
         let reference = parsed("team/CONSUMERKEY");
         assert_eq!(reference.secret_id(), "team/CONSUMERKEY");
-        assert_eq!(
-            reference.version(),
-            &VersionChoice::Stage(AWSCURRENT.into())
-        );
+        assert_eq!(reference.version(), &VersionChoice::Stage(AWSCURRENT.into()));
         assert_eq!((reference.region(), reference.json_key()), (None, None));
     }
 
     #[test]
     fn full_and_partial_arns_keep_their_text_and_name_their_region() {
-        for arn in [
-            ARN,
-            "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:CONSUMERKEY",
-        ] {
+        for arn in [ARN, "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:CONSUMERKEY"] {
             let reference = parsed(arn);
             assert_eq!(reference.secret_id(), arn);
             assert_eq!(reference.region(), arn.split(':').nth(3));
@@ -248,17 +239,11 @@ mod tests {
         assert_eq!(key.json_key(), Some("consumer_key"));
         assert_eq!(key.version().stage(), Some(AWSCURRENT));
         let stage = reference("::AWSPREVIOUS:");
-        assert_eq!(
-            (stage.json_key(), stage.version().stage()),
-            (None, Some("AWSPREVIOUS"))
-        );
+        assert_eq!((stage.json_key(), stage.version().stage()), (None, Some("AWSPREVIOUS")));
         let id = reference(&format!(":::{ID}"));
         assert_eq!((id.version().stage(), id.version().id()), (None, Some(ID)));
         let all = reference(&format!(":key:AWSPENDING:{ID}"));
-        assert_eq!(
-            (all.version().stage(), all.version().id()),
-            (Some("AWSPENDING"), Some(ID))
-        );
+        assert_eq!((all.version().stage(), all.version().id()), (Some("AWSPENDING"), Some(ID)));
         assert_eq!(all.secret_id(), ARN);
     }
 
@@ -272,30 +257,12 @@ mod tests {
             (format!("{ARN}:key:"), ReferenceError::Fields),
             (format!("{ARN}::::"), ReferenceError::Fields),
             (format!("{ARN}:::too-short"), ReferenceError::VersionId),
-            (
-                format!("{ARN}::{}:", "S".repeat(257)),
-                ReferenceError::VersionStage,
-            ),
-            (
-                "arn:aws:secretsmanager:us-west-2:123456789012:secret:".into(),
-                ReferenceError::Name,
-            ),
-            (
-                "arn:aws:ssm:us-west-2:123456789012:parameter/x".into(),
-                ReferenceError::Arn,
-            ),
-            (
-                "arn:aws:ssm:us-west-2:123456789012:secret:x".into(),
-                ReferenceError::Arn,
-            ),
-            (
-                "arn:aws:secretsmanager::123456789012:secret:x".into(),
-                ReferenceError::Arn,
-            ),
-            (
-                "arn:aws:secretsmanager:us-west-2:1234:secret:x".into(),
-                ReferenceError::Arn,
-            ),
+            (format!("{ARN}::{}:", "S".repeat(257)), ReferenceError::VersionStage),
+            ("arn:aws:secretsmanager:us-west-2:123456789012:secret:".into(), ReferenceError::Name),
+            ("arn:aws:ssm:us-west-2:123456789012:parameter/x".into(), ReferenceError::Arn),
+            ("arn:aws:ssm:us-west-2:123456789012:secret:x".into(), ReferenceError::Arn),
+            ("arn:aws:secretsmanager::123456789012:secret:x".into(), ReferenceError::Arn),
+            ("arn:aws:secretsmanager:us-west-2:1234:secret:x".into(), ReferenceError::Arn),
         ] {
             assert_eq!(text.parse::<Reference>(), Err(error), "{text}");
         }

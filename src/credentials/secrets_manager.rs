@@ -9,22 +9,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_config::SdkConfig;
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::config::Region;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::RequestId;
-use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use aws_sdk_secretsmanager::{Client, config};
-use aws_smithy_http_client::tls;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use futures_util::future::try_join_all;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Credential, Generation, Held, Reference};
-use crate::telemetry::peer_text;
+use super::{Credential, Held, Reference};
+use crate::aws::{http_client, no_task_role};
+use crate::telemetry::{chain, peer_text};
 
 /// The longest value that is taken, in bytes. X's longest credential has 50 characters; a header
 /// line of 8 KiB is what servers commonly allow.
@@ -34,14 +32,56 @@ pub const LONGEST_VALUE: usize = 4096;
 #[derive(Clone)]
 pub struct SecretsManager {
     sdk: SdkConfig,
+    /// Answers to `DescribeSecret` hold no value, so its connections may stay open.
+    describing: Client,
+}
+
+/// Which version carries which staging label, of one secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// As the reference names it.
+    pub secret_id: String,
+    /// Version id and staging label, as many pairs as there are labels.
+    pub versions: Vec<(String, String)>,
+}
+
+impl Labels {
+    /// The id of the version that carries a label.
+    #[must_use]
+    pub fn version_at(&self, stage: &str) -> Option<&str> {
+        self.versions.iter().find(|(_, label)| label == stage).map(|(id, _)| id.as_str())
+    }
+}
+
+/// What is asked of Secrets Manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `DescribeSecret`.
+    Look,
+    /// `GetSecretValue`.
+    Fetch,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Look => "DescribeSecret",
+            Self::Fetch => "GetSecretValue",
+        }
+    }
 }
 
 /// Why a set of credentials could not be had. It carries no value, nor any part of one.
 #[derive(Debug, thiserror::Error)]
-#[error("the credential {} was not fetched from secret {secret_id}{}", credential.variable(), InRegion(region.as_deref()))]
+#[error(
+    "the credential {} was not had: {} of secret {secret_id}{}",
+    credential.variable(), action.name(), InRegion(region.as_deref())
+)]
 pub struct FetchError {
     /// Which credential was asked for.
     pub credential: Credential,
+    /// How.
+    pub action: Action,
     /// The secret's name or ARN.
     pub secret_id: String,
     /// The region asked, where the reference names one.
@@ -73,10 +113,17 @@ pub enum Cause {
     NoTaskRole(String),
     /// Refused by IAM, by the secret's own policy, or because the role's credentials are not known.
     #[error(
-        "access denied for the task role ({0}): grant secretsmanager:GetSecretValue on this secret \
-         with VersionStage AWSCURRENT, and compare with iam/task-role-embedded.json"
+        "access denied for the task role ({answer}): grant secretsmanager:{} on this secret{}, and \
+         compare with iam/task-role-embedded.json",
+        action.name(),
+        if *action == Action::Fetch { " with VersionStage AWSCURRENT" } else { "" }
     )]
-    Denied(Answer),
+    Denied {
+        /// What was denied.
+        action: Action,
+        /// By whom, and why.
+        answer: Answer,
+    },
     /// No such secret, no such version, or a version without a value.
     #[error(
         "there is no such secret, or no value under that staging label ({0}): compare the name and \
@@ -106,13 +153,28 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// One word for it: while it stays the same there is nothing new to say.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "transient",
+            Self::NoTaskRole(_) => "no task role",
+            Self::Denied { .. } => "denied",
+            Self::NotFound(_) => "not found",
+            Self::Deleted(_) => "deleted",
+            Self::Decryption(_) => "decryption",
+            Self::Refused(_) => "refused",
+            Self::Value { .. } => "value",
+        }
+    }
+
     /// Whether asking again can help without anybody doing something first.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Transient(_) => true,
             Self::NoTaskRole(_)
-            | Self::Denied(_)
+            | Self::Denied { .. }
             | Self::NotFound(_)
             | Self::Deleted(_)
             | Self::Decryption(_)
@@ -139,9 +201,7 @@ impl fmt::Display for Answer {
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
         }
-        self.request_id
-            .as_deref()
-            .map_or(Ok(()), |id| write!(f, "; request id {id}"))
+        self.request_id.as_deref().map_or(Ok(()), |id| write!(f, "; request id {id}"))
     }
 }
 
@@ -183,8 +243,8 @@ pub enum ValueFault {
 impl SecretsManager {
     /// Asks with the credentials, region and endpoint of `sdk`.
     #[must_use]
-    pub const fn new(sdk: SdkConfig) -> Self {
-        Self { sdk }
+    pub fn new(sdk: SdkConfig) -> Self {
+        Self { describing: Client::new(&sdk), sdk }
     }
 
     /// Fetches all credentials at once, each version of a secret one time.
@@ -194,15 +254,13 @@ impl SecretsManager {
     pub async fn fetch(
         &self,
         references: &[(Credential, Reference)],
-    ) -> Result<Generation, FetchError> {
+    ) -> Result<Vec<Held>, FetchError> {
         let client = self.client();
         // Several references into one JSON secret are one question.
         let mut questions: Vec<Vec<&(Credential, Reference)>> = Vec::new();
         for wanted in references {
             let same = |question: &&mut Vec<&(Credential, Reference)>| {
-                question
-                    .iter()
-                    .any(|(_, other)| other.same_version_as(&wanted.1))
+                question.iter().any(|(_, other)| other.same_version_as(&wanted.1))
             };
             match questions.iter_mut().find(same) {
                 Some(question) => question.push(wanted),
@@ -210,16 +268,70 @@ impl SecretsManager {
             }
         }
         let answers = try_join_all(questions.iter().map(|question| ask(&client, question))).await?;
-        Ok(Generation::new(answers.into_iter().flatten().collect()))
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Reads which version carries which label, of each secret once. No value crosses the wire.
+    ///
+    /// # Errors
+    /// The first secret that could not be looked at.
+    pub async fn labels(
+        &self,
+        references: &[(Credential, Reference)],
+    ) -> Result<Vec<Labels>, FetchError> {
+        let mut secrets: Vec<&(Credential, Reference)> = Vec::new();
+        for wanted in references {
+            if !secrets.iter().any(|(_, other)| other.secret_id() == wanted.1.secret_id()) {
+                secrets.push(wanted);
+            }
+        }
+        try_join_all(secrets.into_iter().map(|wanted| describe(&self.describing, wanted))).await
     }
 
     fn client(&self) -> Client {
-        let http = aws_smithy_http_client::Builder::new()
-            .pool_max_idle_per_host(0)
-            .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
-            .build_https();
+        let http = http_client(0);
         let config = config::Builder::from(&self.sdk).http_client(http).build();
         Client::from_conf(config)
+    }
+}
+
+async fn describe(
+    client: &Client,
+    (credential, reference): &(Credential, Reference),
+) -> Result<Labels, FetchError> {
+    let request = client.describe_secret().secret_id(reference.secret_id());
+    let sent = match reference.region() {
+        Some(region) => {
+            let region = Region::new(region.to_owned());
+            request.customize().config_override(config::Builder::new().region(region)).send().await
+        }
+        None => request.send().await,
+    };
+    let secret = sent.map_err(|error| {
+        failed(*credential, reference, Action::Look, cause_of(Action::Look, &error))
+    })?;
+    let stages = secret.version_ids_to_stages.unwrap_or_default();
+    Ok(Labels {
+        secret_id: reference.secret_id().to_owned(),
+        versions: stages
+            .into_iter()
+            .flat_map(|(id, labels)| labels.into_iter().map(move |label| (id.clone(), label)))
+            .collect(),
+    })
+}
+
+fn failed(
+    credential: Credential,
+    reference: &Reference,
+    action: Action,
+    cause: Cause,
+) -> FetchError {
+    FetchError {
+        credential,
+        action,
+        secret_id: reference.secret_id().to_owned(),
+        region: reference.region().map(str::to_owned),
+        cause,
     }
 }
 
@@ -239,21 +351,12 @@ async fn ask(
     let sent = match reference.region() {
         Some(region) => {
             let region = Region::new(region.to_owned());
-            request
-                .customize()
-                .config_override(config::Builder::new().region(region))
-                .send()
-                .await
+            request.customize().config_override(config::Builder::new().region(region)).send().await
         }
         None => request.send().await,
     };
-    let fail = |credential: Credential, cause: Cause| FetchError {
-        credential,
-        secret_id: reference.secret_id().to_owned(),
-        region: reference.region().map(str::to_owned),
-        cause,
-    };
-    let answer = sent.map_err(|error| fail(*credential, cause_of(&error)))?;
+    let fail = |credential, cause| failed(credential, reference, Action::Fetch, cause);
+    let answer = sent.map_err(|error| fail(*credential, cause_of(Action::Fetch, &error)))?;
     let version_id = answer.version_id.unwrap_or_default();
     // From here on the payload is wiped on every way out.
     let payload = answer.secret_string.map(SecretString::from);
@@ -269,7 +372,7 @@ async fn ask(
                     credential: *credential,
                     reference: reference.clone(),
                     version_id: version_id.clone(),
-                    value,
+                    value: Arc::new(value),
                 }),
                 Err(fault) => {
                     let version_id = version_id.clone();
@@ -324,9 +427,7 @@ fn json_value(payload: &str, key: &str) -> Result<SecretString, ValueFault> {
     }
 
     let mut json = serde_json::Deserializer::from_str(payload);
-    let found = json
-        .deserialize_map(Key(key))
-        .and_then(|found| json.end().map(|()| found));
+    let found = json.deserialize_map(Key(key)).and_then(|found| json.end().map(|()| found));
     match found {
         Ok(Some(Some(value))) => Ok(value),
         Ok(Some(None)) => Err(ValueFault::NotAString(key.to_owned())),
@@ -397,7 +498,11 @@ impl<'de> serde::Deserialize<'de> for StringOrNot {
 
 /// Decides in one place whether asking again can help. The codes are those of the Secrets Manager
 /// API reference (`GetSecretValue`, "Common Errors").
-fn cause_of(error: &SdkError<GetSecretValueError>) -> Cause {
+fn cause_of<E>(action: Action, error: &SdkError<E>) -> Cause
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+    SdkError<E>: RequestId,
+{
     let SdkError::ServiceError(refusal) = error else {
         return unanswered(error);
     };
@@ -416,7 +521,7 @@ fn cause_of(error: &SdkError<GetSecretValueError>) -> Cause {
         | "InvalidClientTokenId"
         | "InvalidSignatureException"
         | "MissingAuthenticationTokenException"
-        | "OptInRequired" => Cause::Denied(answer),
+        | "OptInRequired" => Cause::Denied { action, answer },
         "ResourceNotFoundException" => Cause::NotFound(answer),
         // The API has no code of its own for this: InvalidRequestException stands for several.
         "InvalidRequestException" if message.contains("marked") && message.contains("delet") => {
@@ -425,35 +530,21 @@ fn cause_of(error: &SdkError<GetSecretValueError>) -> Cause {
         "DecryptionFailure" => Cause::Decryption(answer),
         // The SDK fetches new session credentials before it asks again.
         "ExpiredTokenException" | "RequestExpired" => Cause::Transient(answer),
+        _ if status == 403 => Cause::Denied { action, answer },
         _ if status >= 500 || status == 429 || code.contains("Throttl") => Cause::Transient(answer),
         _ => Cause::Refused(answer),
     }
 }
 
 /// A request that got no answer: the network's fault, or the credentials'.
-fn unanswered(error: &SdkError<GetSecretValueError>) -> Cause {
-    let mut chain = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        chain.push(peer_text(&cause.to_string()));
-        if let Some(
-            CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
-        ) = cause.downcast_ref()
-        {
-            chain.extend(cause.source().map(|inner| peer_text(&inner.to_string())));
-            return Cause::NoTaskRole(chain.join(": "));
-        }
-        source = cause.source();
+fn unanswered<E: std::error::Error + 'static>(error: &SdkError<E>) -> Cause {
+    if let Some(why) = no_task_role(error) {
+        return Cause::NoTaskRole(why);
     }
-    let text = chain.join(": ");
-    // The SDK has no type for it: a credentials endpoint that answers 4xx has refused the token or
-    // does not know the task, and will again.
-    if text.contains("HTTP credential provider: StatusCode(4") {
-        return Cause::NoTaskRole(text);
-    }
+    let causes = std::error::Error::source(error).map(chain).unwrap_or_default();
     Cause::Transient(Answer {
         code: error.to_string(),
-        message: text,
+        message: peer_text(&causes),
         request_id: None,
     })
 }
@@ -503,10 +594,7 @@ mod tests {
         ] {
             let fault = value(payload, key).unwrap_err();
             let text = format!("{fault} {fault:?}");
-            assert!(
-                !text.contains("MARKER") && !text.contains("12345"),
-                "{text}"
-            );
+            assert!(!text.contains("MARKER") && !text.contains("12345"), "{text}");
         }
     }
 }

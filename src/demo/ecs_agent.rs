@@ -86,11 +86,13 @@ impl TaskDefinition {
     /// # Errors
     /// A file that cannot be read, or is not what ECS takes.
     pub fn read(path: &Path, aws: &LocalAws) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.display().to_string(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
         Ok(serde_json::from_str(&filled_in(&text, aws))?)
+    }
+
+    fn container(&self) -> Result<&ContainerDefinition, Error> {
+        self.container_definitions.first().ok_or(Error::Missing("container"))
     }
 
     /// The name of the task role.
@@ -103,19 +105,14 @@ impl TaskDefinition {
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         let container = self.container_definitions.first()?;
-        container
-            .environment
-            .iter()
-            .find(|pair| pair.name == name)
-            .map(|pair| &*pair.value)
+        container.environment.iter().find(|pair| pair.name == name).map(|pair| &*pair.value)
     }
 }
 
 /// Fills in `$REGION` and `$AWSACCOUNT`.
 #[must_use]
 pub fn filled_in(text: &str, aws: &LocalAws) -> String {
-    text.replace("$REGION", aws.region())
-        .replace("$AWSACCOUNT", aws.account_id())
+    text.replace("$REGION", aws.region()).replace("$AWSACCOUNT", aws.account_id())
 }
 
 /// A running task.
@@ -126,23 +123,19 @@ pub struct Task {
 }
 
 impl Task {
-    /// Starts the definition's container with `program` as its image. `overrides` are those of
-    /// `RunTask`: they replace or add variables. Each line of standard output and standard error
-    /// goes to `log`, as to a log driver.
+    /// The command that starts the definition's container with `program` as its image, with the
+    /// environment that ECS would give it. `overrides` are those of `RunTask`: they replace or add
+    /// variables.
     ///
     /// # Errors
-    /// A definition without container, a role that does not exist, a program that cannot be started.
-    pub fn start(
+    /// A definition without container, or a role that does not exist or does not trust ECS.
+    pub fn command(
         definition: &TaskDefinition,
         program: &Path,
         overrides: &[(&str, &str)],
         aws: &LocalAws,
-        log: &mpsc::UnboundedSender<String>,
-    ) -> Result<Self, Error> {
-        let container = definition
-            .container_definitions
-            .first()
-            .ok_or(Error::Missing("container"))?;
+    ) -> Result<Command, Error> {
+        let container = definition.container()?;
         let task_id = format!("{:032x}", fastrand::u128(..));
         let mut identity = TaskIdentity::new(definition.task_role(), &task_id);
         identity.family.clone_from(&definition.family);
@@ -152,30 +145,16 @@ impl Task {
         let mut command = Command::new(program);
         command
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env(
-                "HOSTNAME",
-                format!("{container}.local", container = container.name),
-            )
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOSTNAME", format!("{}.local", container.name))
             .env("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE")
             .env("AWS_REGION", aws.region())
             .env("AWS_DEFAULT_REGION", aws.region())
             .env("ECS_CONTAINER_METADATA_URI_V4", endpoint.metadata_uri_v4)
             .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.full_uri)
-            .env(
-                "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-                endpoint.authorization_token,
-            )
+            .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", endpoint.authorization_token)
             .env("AWS_ENDPOINT_URL", aws.endpoint_url())
-            .envs(
-                container
-                    .environment
-                    .iter()
-                    .map(|pair| (&pair.name, &pair.value)),
-            )
+            .envs(container.environment.iter().map(|pair| (&pair.name, &pair.value)))
             .envs(overrides.iter().copied())
             // A Ctrl-C at the terminal is for the demo, which stops the task as ECS does.
             .process_group(0)
@@ -183,22 +162,29 @@ impl Task {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let mut child = command.spawn().map_err(|source| Error::Start {
-            program: program.display().to_string(),
-            source,
-        })?;
+        Ok(command)
+    }
+
+    /// Starts it. Each line of standard output and standard error goes to `log`, as to a log driver.
+    ///
+    /// # Errors
+    /// As [`Self::command`], and a program that cannot be started.
+    pub fn start(
+        definition: &TaskDefinition,
+        program: &Path,
+        overrides: &[(&str, &str)],
+        aws: &LocalAws,
+        log: &mpsc::UnboundedSender<String>,
+    ) -> Result<Self, Error> {
+        let mut command = Self::command(definition, program, overrides, aws)?;
+        let mut child = command
+            .spawn()
+            .map_err(|source| Error::Start { program: program.display().to_string(), source })?;
         forward(child.stdout.take(), log.clone());
         forward(child.stderr.take(), log.clone());
-        let pid = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
-        let stop_timeout = Duration::from_secs(container.stop_timeout.unwrap_or(30));
-        Ok(Self {
-            child,
-            pid,
-            stop_timeout,
-        })
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let stop_timeout = definition.container()?.stop_timeout.unwrap_or(30);
+        Ok(Self { child, pid, stop_timeout: Duration::from_secs(stop_timeout) })
     }
 
     /// The process id; `None` once it has ended.
@@ -248,7 +234,9 @@ impl Task {
 pub struct Usage {
     /// In user and system mode, in seconds.
     pub cpu_seconds: f64,
-    /// The most resident memory it ever had, in bytes.
+    /// Resident memory now, in bytes.
+    pub rss_bytes: u64,
+    /// The most it ever had.
     pub peak_rss_bytes: u64,
 }
 
@@ -262,13 +250,15 @@ impl Usage {
         let ticks = ticks(14)? + ticks(15)?;
         let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kibibytes: u64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        let bytes = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kibibytes * 1024)
+        };
         Some(Self {
             cpu_seconds: f64::from(ticks) / f64::from(per_second),
-            peak_rss_bytes: kibibytes * 1024,
+            rss_bytes: bytes("VmRSS:")?,
+            peak_rss_bytes: bytes("VmHWM:")?,
         })
     }
 }

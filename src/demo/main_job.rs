@@ -1,17 +1,19 @@
 //! The main job: the worker runs as a task in the local world until all posts have been read, or
 //! until it is asked to stop, and then the table is held against what the feed sent.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
+use std::future::{Future, pending};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::ecs_agent::{self, Task, Usage};
 use super::feed_server::ExpectedRow;
+use super::key_rotation::{KeyRotation, Order};
 use super::local_aws;
 use super::report::{Report, Row};
 use super::world::World;
@@ -34,9 +36,24 @@ pub enum Error {
     /// It ended by itself.
     #[error("the worker ended by itself with {0}; its last words: {1}")]
     Ended(String, String),
+    /// The new keys were never used.
+    #[error("the worker has not used its new keys for {STUCK:?}")]
+    NotRotated,
     /// Nothing moved any more.
     #[error("nothing has moved for {STUCK:?}; the worker's last words: {0}")]
     Stuck(String),
+}
+
+/// The rotations to make while the job runs.
+pub struct Rotations {
+    /// The keys in force at the start.
+    pub keys: KeyRotation,
+    /// How long after one is done the next is made.
+    pub every: Duration,
+    /// How.
+    pub order: Order,
+    /// After so many the feed ends its posts.
+    pub limit: Option<u64>,
 }
 
 /// When the job is over.
@@ -61,6 +78,8 @@ pub struct Progress {
     pub rows_written: u64,
     /// Since the stream was opened.
     pub seconds: f64,
+    /// Rotations that the worker has lived through.
+    pub rotations: u64,
 }
 
 /// Runs the worker to the end of the job. `show` is called with every look at the world, `stop`
@@ -71,21 +90,18 @@ pub struct Progress {
 pub async fn run(
     world: &World,
     program: &Path,
-    until: Until,
+    variables: &[(&str, &str)],
+    mut until: Until,
+    rotations: Option<Rotations>,
     stop: impl Future<Output = ()>,
     mut show: impl FnMut(&Progress),
 ) -> Result<Report, Error> {
     let (sender, mut lines) = mpsc::unbounded_channel();
     let feed_url = world.feed.url();
-    let overrides = [("FEED_URL", feed_url.as_str())];
+    let mut overrides = vec![("FEED_URL", feed_url.as_str())];
+    overrides.extend_from_slice(variables);
     let started = Instant::now();
-    let mut task = Task::start(
-        &world.task_definition,
-        program,
-        &overrides,
-        &world.aws,
-        &sender,
-    )?;
+    let mut task = Task::start(&world.task_definition, program, &overrides, &world.aws, &sender)?;
     drop(sender);
 
     let mut log = Log::default();
@@ -93,10 +109,20 @@ pub async fn run(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(stop);
+    let made = RefCell::new(Vec::new());
+    let rotating = rotate(world, rotations, &made);
+    tokio::pin!(rotating);
+    let mut rotating_on = true;
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
+            rotated = &mut rotating, if rotating_on => {
+                rotated?;
+                rotating_on = false;
+                world.feed.end_posts().await;
+                until = Until::Posts(world.feed.statistics().posts_sent);
+            }
             status = task.wait() => {
                 drain(&mut lines, &mut log).await;
                 return Err(Error::Ended(status?.to_string(), log.last));
@@ -106,6 +132,7 @@ pub async fn run(
         while let Ok(line) = lines.try_recv() {
             log.read(&line);
         }
+        watch.rotations = made.borrow().len() as u64;
         watch.look(world, &task, &log, started);
         show(&watch.progress);
         if let Until::Posts(posts) = until
@@ -131,7 +158,29 @@ pub async fn run(
     drain(&mut lines, &mut log).await;
     watch.look(world, &task, &log, started);
     show(&watch.progress);
-    report(world, &watch, &log)
+    report(world, &watch, &log, made.take())
+}
+
+/// Rotates, and notes how many seconds it took until the worker's stream was one of the new keys, and
+/// how much memory it then had. Ends after the last rotation; without one never.
+async fn rotate(
+    world: &World,
+    rotations: Option<Rotations>,
+    made: &RefCell<Vec<f64>>,
+) -> Result<(), Error> {
+    let Some(Rotations { mut keys, every, order, limit }) = rotations else {
+        return pending().await;
+    };
+    world.feed.wait_until(|feed| feed.connects > 0).await;
+    while limit.is_none_or(|limit| (made.borrow().len() as u64) < limit) {
+        sleep(every).await;
+        let rotated = keys.rotate(world, order)?;
+        let used = world.feed.wait_until(|_| world.feed.opened_with(&rotated.access_token) > 0);
+        timeout(STUCK, used).await.map_err(|_| Error::NotRotated)?;
+        made.borrow_mut().push(rotated.at.elapsed().as_secs_f64());
+        keys.end_overlap(world);
+    }
+    Ok(())
 }
 
 async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut Log) {
@@ -159,9 +208,8 @@ impl Log {
         match event.get("message").and_then(Value::as_str) {
             Some("post") => self.posts += 1,
             Some("progress" | "stopped") => {
-                let counts = event
-                    .into_iter()
-                    .filter_map(|(name, value)| Some((name, value.as_u64()?)));
+                let counts =
+                    event.into_iter().filter_map(|(name, value)| Some((name, value.as_u64()?)));
                 self.counts = counts.collect();
                 line.clone_into(&mut self.last);
             }
@@ -184,6 +232,9 @@ struct Watch {
     moved: Option<Instant>,
     usage: Usage,
     status: Option<String>,
+    rotations: u64,
+    /// Resident memory when the hundredth rotation was done.
+    rss_bytes_at_100: Option<u64>,
 }
 
 impl Watch {
@@ -205,40 +256,39 @@ impl Watch {
         if rows_written > self.progress.rows_written {
             self.last_row = Some(now);
         }
-        let seconds = self
-            .opened
-            .map(|opened| now.duration_since(opened).as_secs_f64());
+        let seconds = self.opened.map(|opened| now.duration_since(opened).as_secs_f64());
         let progress = Progress {
             posts_sent: feed.posts_sent,
             posts_read: log.count("posts_read"),
             posts_matched: log.posts.max(log.count("posts_matched")),
             rows_written,
             seconds: self.progress.seconds,
+            rotations: self.rotations,
         };
         if progress != self.progress || self.moved.is_none() {
             self.moved = Some(now);
         }
-        self.progress = Progress {
-            seconds: seconds.unwrap_or_default(),
-            ..progress
-        };
+        self.progress = Progress { seconds: seconds.unwrap_or_default(), ..progress };
         self.usage = task.usage().unwrap_or(self.usage);
+        if self.rotations >= 100 {
+            self.rss_bytes_at_100.get_or_insert(self.usage.rss_bytes);
+        }
     }
 
     /// Whether the worker has read that many posts and written every row of them.
     fn is_done(&self, posts: u64) -> bool {
-        let Progress {
-            posts_sent,
-            posts_read,
-            posts_matched,
-            rows_written,
-            ..
-        } = self.progress;
+        let Progress { posts_sent, posts_read, posts_matched, rows_written, .. } = self.progress;
         posts_sent >= posts && posts_read >= posts && rows_written >= posts_matched
     }
 }
 
-fn report(world: &World, watch: &Watch, log: &Log) -> Result<Report, Error> {
+fn report(
+    world: &World,
+    watch: &Watch,
+    log: &Log,
+    mut rotations: Vec<f64>,
+) -> Result<Report, Error> {
+    rotations.sort_by(f64::total_cmp);
     let feed = world.feed.statistics();
     let in_table = world.aws.table_item_count(world.table())?;
     let items = world.aws.scan_items(world.table(), usize::MAX)?;
@@ -254,11 +304,7 @@ fn report(world: &World, watch: &Watch, log: &Log) -> Result<Report, Error> {
         _ => 0.0,
     };
     let rate = |count: u64| {
-        if seconds > 0.0 {
-            to_f64(count) / seconds
-        } else {
-            0.0
-        }
+        if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 }
     };
     let rows_written = log.count("rows_written");
     let mut last_rows = rows;
@@ -286,6 +332,11 @@ fn report(world: &World, watch: &Watch, log: &Log) -> Result<Report, Error> {
         },
         first_row_seconds: watch.first_row_seconds,
         peak_rss_bytes: watch.usage.peak_rss_bytes,
+        rotations: rotations.len() as u64,
+        rotation_seconds_median: rotations.get(rotations.len() / 2).copied(),
+        rotation_seconds_max: rotations.last().copied(),
+        rss_bytes_at_100_rotations: watch.rss_bytes_at_100,
+        rss_bytes: watch.usage.rss_bytes,
         get_secret_value_calls: world
             .aws
             .audit()

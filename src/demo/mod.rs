@@ -3,6 +3,7 @@
 
 pub mod ecs_agent;
 pub mod feed_server;
+pub mod key_rotation;
 pub mod local_aws;
 pub mod main_job;
 pub mod report;

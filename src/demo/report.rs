@@ -47,6 +47,16 @@ pub struct Report {
     pub first_row_seconds: Option<f64>,
     /// The most resident memory that the worker had.
     pub peak_rss_bytes: u64,
+    /// Rotations of all four secrets that the worker has lived through.
+    pub rotations: u64,
+    /// From the last step of a rotation to a stream that was opened with the new keys.
+    pub rotation_seconds_median: Option<f64>,
+    /// The longest of them.
+    pub rotation_seconds_max: Option<f64>,
+    /// The worker's resident memory after a hundred rotations.
+    pub rss_bytes_at_100_rotations: Option<u64>,
+    /// The same at the end.
+    pub rss_bytes: u64,
     /// `GetSecretValue` calls in the audit trail.
     pub get_secret_value_calls: u64,
     /// How the worker's process ended.
@@ -107,27 +117,14 @@ impl fmt::Display for Report {
         let [user, date, text] = COLUMNS;
         writeln!(f, "The last rows, read back from the table:\n")?;
         writeln!(f, "  {:user$}  {:date$}  text", "user", "date")?;
-        writeln!(
-            f,
-            "  {}  {}  {}",
-            "─".repeat(user),
-            "─".repeat(date),
-            "─".repeat(text)
-        )?;
+        writeln!(f, "  {}  {}  {}", "─".repeat(user), "─".repeat(date), "─".repeat(text))?;
         for row in &self.last_rows {
-            let cells = [
-                cell(&row.user, user),
-                cell(&row.date, date),
-                cell(&row.text, text),
-            ];
+            let cells = [cell(&row.user, user), cell(&row.date, date), cell(&row.text, text)];
             writeln!(f, "  {}", cells.join("  ").trim_end())?;
         }
         writeln!(f)?;
         let mut line = |name: &str, value: String| writeln!(f, "  {name:<28}{value}");
-        line(
-            "posts read",
-            format!("{} of {} sent", self.posts_read, self.posts_sent),
-        )?;
+        line("posts read", format!("{} of {} sent", self.posts_read, self.posts_sent))?;
         line("posts matched", self.posts_matched.to_string())?;
         line("rows written", self.rows_written.to_string())?;
         line("rows in the table", self.rows_in_table.to_string())?;
@@ -138,30 +135,27 @@ impl fmt::Display for Report {
         line("posts a second", format!("{:.0}", self.posts_per_second))?;
         line("rows a second", format!("{:.0}", self.rows_per_second))?;
         line("worker's CPU", format!("{:.2} s", self.cpu_seconds))?;
-        line(
-            "worker's CPU a row",
-            format!("{:.0} µs", self.cpu_microseconds_per_row),
-        )?;
-        let first = self
-            .first_row_seconds
-            .map(|seconds| format!("after {:.0} ms", seconds * 1e3));
+        line("worker's CPU a row", format!("{:.0} µs", self.cpu_microseconds_per_row))?;
+        let first = self.first_row_seconds.map(|seconds| format!("after {:.0} ms", seconds * 1e3));
         line("first row", first.unwrap_or_else(|| "none".to_owned()))?;
-        line(
-            "worker's peak memory",
-            format!("{:.1} MB", mega(self.peak_rss_bytes)),
-        )?;
-        line(
-            "GetSecretValue calls",
-            self.get_secret_value_calls.to_string(),
-        )?;
+        line("worker's peak memory", format!("{:.1} MB", mega(self.peak_rss_bytes)))?;
+        if let (Some(median), Some(most)) =
+            (self.rotation_seconds_median, self.rotation_seconds_max)
+        {
+            line("rotations", self.rotations.to_string())?;
+            let times = format!("median {:.0} ms, longest {:.0} ms", median * 1e3, most * 1e3);
+            line("to new keys in use (local)", times)?;
+        }
+        if let Some(early) = self.rss_bytes_at_100_rotations {
+            let now = mega(self.rss_bytes);
+            line("memory at 100 and at last", format!("{:.1} MB and {now:.1} MB", mega(early)))?;
+        }
+        line("GetSecretValue calls", self.get_secret_value_calls.to_string())?;
         line("worker ended with", self.worker_exit.clone())
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "memory stays far below 2^52 bytes"
-)]
+#[expect(clippy::cast_precision_loss, reason = "memory stays far below 2^52 bytes")]
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
@@ -194,13 +188,9 @@ mod tests {
 
     #[test]
     fn a_cell_has_its_width_in_any_script() {
-        for text in [
-            "",
-            "short",
-            "日本語のテキストがここに入ります",
-            "e\u{301}e\u{301}",
-            "\u{1b}[2J\n",
-        ] {
+        for text in
+            ["", "short", "日本語のテキストがここに入ります", "e\u{301}e\u{301}", "\u{1b}[2J\n"]
+        {
             assert_eq!(cell(text, 12).width(), 12, "{text:?}");
             assert!(!cell(text, 12).contains(char::is_control));
         }

@@ -13,12 +13,11 @@ use super::feed_server::{self, Account, FeedServer};
 use super::local_aws::{self, LocalAws, Settings};
 
 /// The secrets' names, as the documents have them, in the order of an account's four keys.
-pub const SECRETS: [&str; 4] = [
-    "CONSUMERKEY",
-    "CONSUMERSECRETKEY",
-    "ACCESSTOKEN",
-    "ACCESSTOKENSECRET",
-];
+pub const SECRETS: [&str; 4] =
+    ["CONSUMERKEY", "CONSUMERSECRETKEY", "ACCESSTOKEN", "ACCESSTOKENSECRET"];
+
+/// The queue's name in `iam/task-role-rotation-queue.json`.
+pub const ROTATION_QUEUE: &str = "twitterstream-rotations";
 
 /// Why a world could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -82,19 +81,11 @@ impl World {
         let feed = FeedServer::start(feed).await?;
         let definition = root.join("task-definition/embedded.json");
         let task_definition = TaskDefinition::read(&definition, &aws)?;
-        let world = Self {
-            aws,
-            feed,
-            task_definition,
-            root: root.to_owned(),
-        };
+        let world = Self { aws, feed, task_definition, root: root.to_owned() };
         let trust = world.document("trust-policy.json")?;
         let policy = world.document("task-role-embedded.json")?;
         let role = world.task_definition.task_role();
-        world
-            .aws
-            .put_role(role, &trust, &[("task-role-embedded", policy)])
-            .await?;
+        world.aws.put_role(role, &trust, &[("task-role-embedded", policy)]).await?;
         world.aws.create_table(world.table())?;
         for (name, value) in SECRETS.iter().zip(keys.into_iter().flatten()) {
             world.aws.seed_secret(name, &value)?;
@@ -105,9 +96,20 @@ impl World {
     /// The table of the task definition.
     #[must_use]
     pub fn table(&self) -> &str {
-        self.task_definition
-            .variable("DYNAMODBTABLE")
-            .unwrap_or_default()
+        self.task_definition.variable("DYNAMODBTABLE").unwrap_or_default()
+    }
+
+    /// Makes the queue of rotation events, and grants it to the task role. Returns its URL, for
+    /// `ROTATION_QUEUE_URL`.
+    ///
+    /// # Errors
+    /// A shipped file that cannot be used, or a local AWS that refuses.
+    pub async fn add_rotation_queue(&self) -> Result<String, Error> {
+        let queue = self.aws.create_rotation_queue(ROTATION_QUEUE)?;
+        let policy = self.document("task-role-rotation-queue.json")?;
+        let role = self.task_definition.task_role();
+        self.aws.put_role_policy(role, "task-role-rotation-queue", &policy).await?;
+        Ok(queue.url)
     }
 
     /// A policy document of `iam/`, its placeholders filled in.
@@ -116,10 +118,8 @@ impl World {
     /// A file that cannot be read, or is not JSON.
     pub fn document(&self, name: &str) -> Result<Value, Error> {
         let path = self.root.join("iam").join(name);
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
-            path: path.clone(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| Error::File { path: path.clone(), source })?;
         serde_json::from_str(&filled_in(&text, &self.aws))
             .map_err(|source| Error::Json { path, source })
     }

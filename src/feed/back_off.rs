@@ -30,13 +30,11 @@ impl Class {
         }
     }
 
-    const fn wait(self, failures: u32) -> Duration {
+    /// The wait after so many failures in a row, of which there is at least one.
+    #[must_use]
+    pub const fn wait(self, failures: u32) -> Duration {
         // No class has more steps than 64, so the shift below is bounded too.
-        let step = if failures > 65 {
-            64
-        } else {
-            failures.saturating_sub(1)
-        };
+        let step = if failures > 65 { 64 } else { failures.saturating_sub(1) };
         match self {
             Self::Network => Duration::from_millis(250 * step as u64),
             Self::Http => Self::doubled(5, step, 320),
@@ -46,36 +44,30 @@ impl Class {
     }
 
     const fn doubled(first_seconds: u64, step: u32, most_seconds: u64) -> Duration {
-        let doubled = if step > 8 {
-            most_seconds
-        } else {
-            first_seconds << step
-        };
-        Duration::from_secs(if doubled > most_seconds {
-            most_seconds
-        } else {
-            doubled
-        })
+        let doubled = if step > 8 { most_seconds } else { first_seconds << step };
+        Duration::from_secs(if doubled > most_seconds { most_seconds } else { doubled })
     }
 }
 
-/// Counts the failures in a row.
+/// Counts the failures in a row, each class for itself.
 #[derive(Debug, Default)]
 pub struct BackOff {
-    last: Option<Class>,
-    failures: u32,
+    network: u32,
+    http: u32,
+    rate_limit: u32,
 }
 
 impl BackOff {
-    /// The wait after one more failure. Another class than the last one begins anew.
+    /// The wait after one more failure.
     #[must_use]
-    pub fn after(&mut self, class: Class) -> Duration {
-        if self.last != Some(class) {
-            self.failures = 0;
-        }
-        self.last = Some(class);
-        self.failures = self.failures.saturating_add(1);
-        class.wait(self.failures)
+    pub const fn after(&mut self, class: Class) -> Duration {
+        let failures = match class {
+            Class::Network => &mut self.network,
+            Class::Http => &mut self.http,
+            Class::RateLimit => &mut self.rate_limit,
+        };
+        *failures = failures.saturating_add(1);
+        class.wait(*failures)
     }
 
     /// A connection has proven itself: the next failure is a first one.
@@ -90,32 +82,25 @@ mod tests {
 
     fn seconds(class: Class, count: usize) -> Vec<f64> {
         let mut back_off = BackOff::default();
-        (0..count)
-            .map(|_| back_off.after(class).as_secs_f64())
-            .collect()
+        (0..count).map(|_| back_off.after(class).as_secs_f64()).collect()
     }
 
     #[test]
     fn each_class_grows_as_documented_and_stays_at_its_ceiling() {
         assert_eq!(seconds(Class::Network, 4), [0.0, 0.25, 0.5, 0.75]);
         assert_eq!(seconds(Class::Network, 200).last(), Some(&16.0));
-        assert_eq!(
-            seconds(Class::Http, 8),
-            [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 320.0]
-        );
-        assert_eq!(
-            seconds(Class::RateLimit, 6),
-            [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
-        );
+        assert_eq!(seconds(Class::Http, 8), [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 320.0]);
+        assert_eq!(seconds(Class::RateLimit, 6), [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]);
         assert_eq!(seconds(Class::Http, 100).last(), Some(&320.0));
     }
 
     #[test]
-    fn a_success_or_another_class_begins_anew() {
+    fn only_a_success_begins_anew_and_no_class_is_forgotten_for_another() {
         let mut back_off = BackOff::default();
-        let _ = (back_off.after(Class::Http), back_off.after(Class::Http));
+        let _ = (back_off.after(Class::Http), back_off.after(Class::Network));
         assert_eq!(back_off.after(Class::RateLimit), Duration::from_mins(1));
-        assert_eq!(back_off.after(Class::Http), Duration::from_secs(5));
+        assert_eq!(back_off.after(Class::Http), Duration::from_secs(10));
+        assert_eq!(back_off.after(Class::Network), Duration::from_millis(250));
         back_off.reset();
         assert_eq!(back_off.after(Class::Http), Duration::from_secs(5));
     }

@@ -93,10 +93,7 @@ impl Searched for Post<'_> {
         };
         found(&self.text)
             || self.retweeted.as_deref().is_some_and(&mut found)
-            || self
-                .entities
-                .iter()
-                .any(|entities| tags(entities, &mut found))
+            || self.entities.iter().any(|entities| tags(entities, &mut found))
     }
 }
 
@@ -239,49 +236,28 @@ impl<'a> Record<'a> {
 
         let id = text(self.id_str).or_else(|| self.id.map(|id| Cow::Owned(id.to_string())));
         let user = self.user.map(|user| text(user.screen_name));
-        let extended = self
-            .extended_tweet
-            .map(|body| (text(body.full_text), body.entities));
+        let extended = self.extended_tweet.map(|body| (text(body.full_text), body.entities));
         let (extended_text, extended_entities) = extended.unwrap_or_default();
-        let shown = extended_text
-            .or_else(|| text(self.full_text))
-            .or_else(|| text(self.text));
+        let shown = extended_text.or_else(|| text(self.full_text)).or_else(|| text(self.text));
         let is_post = id.is_some() && user.is_some() && shown.is_some();
         let (Some(id), Some(user), Some(date), Some(shown)) =
             (id, user.flatten(), text(self.created_at), shown)
         else {
-            return if is_post {
-                Message::Malformed
-            } else {
-                Message::Unknown
-            };
+            return if is_post { Message::Malformed } else { Message::Unknown };
         };
         // The table's key cannot hold an empty string.
         if id.is_empty() || user.is_empty() || date.is_empty() {
             return Message::Malformed;
         }
-        let mut entities: Vec<Entities<'a>> = [self.entities, extended_entities]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut entities: Vec<Entities<'a>> =
+            [self.entities, extended_entities].into_iter().flatten().collect();
         let retweeted = self.retweeted_status.and_then(|status| {
-            let extended = status
-                .extended_tweet
-                .map(|body| (text(body.full_text), body.entities));
+            let extended = status.extended_tweet.map(|body| (text(body.full_text), body.entities));
             let (extended_text, extended_entities) = extended.unwrap_or_default();
             entities.extend(status.entities.into_iter().chain(extended_entities));
-            extended_text
-                .or_else(|| text(status.full_text))
-                .or_else(|| text(status.text))
+            extended_text.or_else(|| text(status.full_text)).or_else(|| text(status.text))
         });
-        Message::Post(Box::new(Post {
-            id,
-            user,
-            date,
-            text: shown,
-            entities,
-            retweeted,
-        }))
+        Message::Post(Box::new(Post { id, user, date, text: shown, entities, retweeted }))
     }
 }
 
@@ -289,15 +265,10 @@ impl Entities<'_> {
     fn texts(&self) -> impl Iterator<Item = &str> {
         let every = [&self.hashtags, &self.user_mentions, &self.urls, &self.media];
         every.into_iter().flatten().flatten().flat_map(|entity| {
-            [
-                &entity.text,
-                &entity.screen_name,
-                &entity.display_url,
-                &entity.expanded_url,
-            ]
-            .into_iter()
-            .flatten()
-            .map(|Text(text)| text.as_ref())
+            [&entity.text, &entity.screen_name, &entity.display_url, &entity.expanded_url]
+                .into_iter()
+                .flatten()
+                .map(|Text(text)| text.as_ref())
         })
     }
 }
@@ -331,11 +302,7 @@ mod tests {
         );
         assert_eq!(
             (&*post.id, &*post.user, &*post.date),
-            (
-                "1050118621198921728",
-                "TwitterAPI",
-                "Wed Oct 10 20:19:24 +0000 2018"
-            ),
+            ("1050118621198921728", "TwitterAPI", "Wed Oct 10 20:19:24 +0000 2018"),
         );
         assert_eq!(post.text, "café 😀\n日本 &amp; more");
     }
@@ -372,17 +339,11 @@ mod tests {
             (r#"{"limit":{"track":1234}}"#, Notice::Limit { track: 1234 }),
             (
                 r#"{"disconnect":{"code":4,"stream_name":"","reason":"stall"}}"#,
-                Notice::Disconnect {
-                    code: 4,
-                    reason: "stall".into(),
-                },
+                Notice::Disconnect { code: 4, reason: "stall".into() },
             ),
             (
                 r#"{"warning":{"code":"FALLING_BEHIND","message":"m","percent_full":60}}"#,
-                Notice::Warning {
-                    code: "FALLING_BEHIND".into(),
-                    message: "m".into(),
-                },
+                Notice::Warning { code: "FALLING_BEHIND".into(), message: "m".into() },
             ),
         ] {
             match Message::parse(json.as_bytes()) {
@@ -395,10 +356,7 @@ mod tests {
     #[test]
     fn what_is_no_post_is_reported_and_never_fatal() {
         for json in ["{}", r#"{"friends":[1]}"#, r#"{"id":1}"#] {
-            assert!(
-                matches!(Message::parse(json.as_bytes()), Message::Unknown),
-                "{json}"
-            );
+            assert!(matches!(Message::parse(json.as_bytes()), Message::Unknown), "{json}");
         }
         for json in [
             "not json",
@@ -409,14 +367,8 @@ mod tests {
             r#"{"id":1,"text":"t","user":{"screen_name":""},"created_at":"d"}"#,
             r#"{"id":1,"text":5,"user":{"screen_name":"u"},"created_at":"d"}"#,
         ] {
-            assert!(
-                matches!(Message::parse(json.as_bytes()), Message::Malformed),
-                "{json}"
-            );
+            assert!(matches!(Message::parse(json.as_bytes()), Message::Malformed), "{json}");
         }
-        assert!(matches!(
-            Message::parse(b"{\"text\":\"\xff\"}"),
-            Message::Malformed
-        ));
+        assert!(matches!(Message::parse(b"{\"text\":\"\xff\"}"), Message::Malformed));
     }
 }

@@ -1,27 +1,36 @@
 //! The stream: connected, read, and connected again for as long as the worker runs.
 //!
-//! A connection is a [`State`]; [`Feed::next`] moves from one to the next, and where it waits the
-//! wait comes from [`back_off`]. Framing is in [`lines`], what a record says in [`message`], the
-//! signature in [`oauth1`].
+//! [`Feed::next`] moves it on, and where it waits the wait comes from [`back_off`]. Framing is in
+//! [`lines`], what a record says in [`message`], the signature in [`oauth1`]; `doubles` knows what
+//! two streams have both brought.
 
 pub mod back_off;
+mod doubles;
 pub mod lines;
 pub mod message;
 pub mod oauth1;
 
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::select_all;
 use reqwest::{Client, Response, StatusCode, redirect};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use url::Url;
 
 use self::back_off::{BackOff, Class};
-use self::lines::{Line, Lines};
+use self::doubles::Doubles;
+use self::lines::{LONGEST_RECORD, Line, Lines};
 use self::message::{Message, Notice, Post};
 use crate::counts::Counts;
+use crate::credentials::rotation::{Port, Verdict};
 use crate::credentials::{Credential, Generation};
+use crate::retry::Jitter;
 use crate::telemetry::{chain, peer_text};
 
 /// Silence after which a v1.1 stream counts as stalled: three of its keep-alives of 30 s (X,
@@ -30,6 +39,18 @@ const STALL: Duration = Duration::from_secs(90);
 
 /// How long a connection may take, to the end of the response's head.
 const CONNECT: Duration = Duration::from_secs(30);
+
+/// How long a stream must deliver before the failures before it are forgotten. One that is opened
+/// and closed again at once is a failure like another.
+const PROVEN: Duration = Duration::from_secs(10);
+
+/// How long a stream is read on beside the one that has taken over. v1.1 cuts the oldest at once; what
+/// it had sent by then may still be on its way.
+const OVERLAP: Duration = Duration::from_mins(1);
+
+/// The first wait, and the longest, before refused credentials are tried again beside those in use:
+/// services accept new keys some time after they were made.
+const OFFER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How much of a refusal's body is read, in bytes.
 const REFUSAL: usize = 4096;
@@ -92,44 +113,60 @@ pub enum FeedError {
     },
 }
 
-/// A stream that is kept open.
+/// A stream that is kept open, and moved over to new credentials without a gap.
+///
+/// At any moment there are streams to read (one, or for a moment two while the next set of
+/// credentials takes over, or none), at most one attempt to open another, and maybe an offer: a set
+/// that is to be proven by an attempt of its own while the streams are read.
 pub struct Feed {
     client: Client,
     url: Url,
     track: String,
+    /// The credentials in use.
     generation: Arc<Generation>,
-    state: State,
+    port: Port,
+    /// Oldest first. All but the last were taken over from, and are read to their end.
+    streams: Vec<Stream>,
+    attempt: Option<Attempt>,
+    /// When there is no stream that lasts: not before this moment is one opened.
+    not_before: Instant,
     back_off: BackOff,
+    offer: Option<Offer>,
+    doubles: Doubles,
     counts: Arc<Counts>,
-}
-
-/// Where the connection is.
-enum State {
-    /// Not before this moment.
-    Waiting(Instant),
-    /// Now.
-    Connecting,
-    /// Open.
-    Reading(Box<Stream>),
 }
 
 struct Stream {
     response: Response,
     lines: Lines,
-    /// Whether something was received: until then, the next failure is not a first one.
-    proven: bool,
+    opened_at: Instant,
+    /// Another stream has taken over, and this one ends; at the latest at this moment.
+    until: Option<Instant>,
+}
+
+struct Attempt {
+    generation: Arc<Generation>,
+    begun: Instant,
+    answer: Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send>>,
+}
+
+/// A set of credentials that is to be proven.
+struct Offer {
+    generation: Arc<Generation>,
+    not_before: Instant,
+    waits: Jitter,
 }
 
 /// Why a connection was not had.
 enum Failure {
-    /// For now.
-    Wait(Class, String),
+    /// For now, and whether it is the credentials that were refused.
+    Wait { class: Class, refused: bool, reason: String },
     /// For good.
     Stop(FeedError),
 }
 
 impl Feed {
-    /// A feed that connects when it is first read.
+    /// A feed that connects when it is first read. New credentials come through `port`.
     ///
     /// # Errors
     /// The HTTP client cannot be built.
@@ -137,6 +174,7 @@ impl Feed {
         url: Url,
         track: &str,
         generation: Arc<Generation>,
+        port: Port,
         counts: Arc<Counts>,
     ) -> Result<Self, FeedError> {
         // reqwest is built without a provider, so that there is one in the process. The error says
@@ -147,11 +185,9 @@ impl Feed {
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(0)
             .tcp_nodelay(true)
+            .no_proxy()
             .http1_only();
-        if url.scheme() == "http" {
-            // Loopback: no proxy has a way there.
-            client = client.no_proxy();
-        } else {
+        if url.scheme() == "https" {
             client = client.https_only(true);
         }
         Ok(Self {
@@ -159,8 +195,13 @@ impl Feed {
             url,
             track: track.to_owned(),
             generation,
-            state: State::Connecting,
+            port,
+            streams: Vec::new(),
+            attempt: None,
+            not_before: Instant::now(),
             back_off: BackOff::default(),
+            offer: None,
+            doubles: Doubles::default(),
             counts,
         })
     }
@@ -172,55 +213,34 @@ impl Feed {
     /// The feed will never deliver again.
     pub async fn next(&mut self) -> Result<Bytes, FeedError> {
         loop {
-            let next = match &mut self.state {
-                State::Waiting(until) => {
-                    sleep_until(*until).await;
-                    State::Connecting
-                }
-                State::Connecting => match self.connect().await {
-                    Ok(response) => {
-                        self.counts.connects.increment();
-                        tracing::info!(url = %self.url, "the stream is open");
-                        let lines = Lines::default();
-                        State::Reading(Box::new(Stream {
-                            response,
-                            lines,
-                            proven: false,
-                        }))
-                    }
-                    Err(Failure::Wait(class, reason)) => self.wait(class, &reason),
-                    Err(Failure::Stop(error)) => return Err(error),
-                },
-                State::Reading(stream) => {
-                    if let Some(record) = stream.record(&self.counts) {
-                        return Ok(record);
-                    }
-                    match stream.fill().await {
-                        Ok(()) => {
-                            if !std::mem::replace(&mut stream.proven, true) {
-                                self.back_off.reset();
-                            }
-                            continue;
-                        }
-                        Err(reason) => self.wait(Class::Network, &reason),
-                    }
-                }
-            };
-            self.state = next;
+            if let Some(record) = self.buffered() {
+                return Ok(record);
+            }
+            self.begin();
+            let begin_at = self.begin_at();
+            tokio::select! {
+                biased;
+                answer = answer(&mut self.attempt) => self.answered(answer)?,
+                // An attempt is never dropped: the server may have begun to send.
+                Ok(()) = self.port.candidates.changed(), if self.attempt.is_none() => self.offered(),
+                (index, filled) = fill(&mut self.streams) => self.filled(index, filled),
+                () = at(begin_at), if self.attempt.is_none() => {}
+            }
         }
     }
 
     /// The next record of what has been received already.
     pub fn buffered(&mut self) -> Option<Bytes> {
-        match &mut self.state {
-            State::Reading(stream) => stream.record(&self.counts),
-            State::Waiting(_) | State::Connecting => None,
-        }
+        self.streams.iter_mut().find_map(|stream| stream.record(&self.counts))
     }
 
-    /// The post in a record. Anything else is counted, and heeded where it concerns the stream.
-    pub fn post<'a>(&self, record: &'a [u8]) -> Option<Box<Post<'a>>> {
+    /// The post in a record of [`Self::next`] or [`Self::buffered`], unless the stream before has
+    /// brought it already. Anything else is counted, and heeded where it concerns the stream.
+    pub fn post<'a>(&mut self, record: &'a [u8]) -> Option<Box<Post<'a>>> {
         match Message::parse(record) {
+            Message::Post(post) if self.is_double(&post.id) => {
+                self.counts.posts_doubled.increment()
+            }
             Message::Post(post) => {
                 self.counts.posts_read.increment();
                 return Some(post);
@@ -238,6 +258,21 @@ impl Feed {
         None
     }
 
+    /// Whether the post came on another stream, too. While one takes over from another, or may be
+    /// about to, what they bring is remembered.
+    fn is_double(&mut self, id: &str) -> bool {
+        if self.streams.len() > 1 || self.is_proving() {
+            !self.doubles.remember(id, Instant::now())
+        } else {
+            self.doubles.knows(id, Instant::now())
+        }
+    }
+
+    fn is_proving(&self) -> bool {
+        let generation = &self.generation;
+        self.attempt.as_ref().is_some_and(|attempt| !Arc::ptr_eq(&attempt.generation, generation))
+    }
+
     fn heed(&self, notice: &Notice<'_>) {
         match notice {
             Notice::Disconnect { code, reason } => {
@@ -252,10 +287,7 @@ impl Feed {
                 tracing::warn!(code, message, "the feed warns");
             }
             Notice::Limit { track } => {
-                tracing::warn!(
-                    withheld = track,
-                    "the feed withheld matching posts: rate limit"
-                );
+                tracing::warn!(withheld = track, "the feed withheld matching posts: rate limit");
             }
             Notice::Delete | Notice::ScrubGeo | Notice::StatusWithheld | Notice::UserWithheld => {}
         }
@@ -263,66 +295,231 @@ impl Feed {
 
     /// A peer's words, fit for the log.
     fn quoted(&self, text: &str) -> String {
-        peer_text(&self.generation.redact(text))
+        let text = self.generation.redact(text);
+        let offered = self.offer.as_ref().map(|offer| offer.generation.redact(&text));
+        peer_text(&offered.unwrap_or(text))
     }
 
-    fn wait(&mut self, class: Class, reason: &str) -> State {
+    /// When the next attempt may begin; `None` while there is nothing to attempt.
+    fn begin_at(&self) -> Option<Instant> {
+        let open = (!self.lasts()).then_some(self.not_before);
+        let prove = self.offer.as_ref().map(|offer| offer.not_before);
+        open.into_iter().chain(prove).min()
+    }
+
+    /// Whether there is a stream that is not about to end.
+    fn lasts(&self) -> bool {
+        self.streams.iter().any(|stream| stream.until.is_none())
+    }
+
+    /// Begins the attempt that is due. An offer goes first: the set in use has been proven, or
+    /// has just failed.
+    fn begin(&mut self) {
+        if self.attempt.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let offered = self.offer.as_ref().filter(|offer| offer.not_before <= now);
+        let generation = match offered {
+            Some(offer) => &offer.generation,
+            None if !self.lasts() && self.not_before <= now => &self.generation,
+            None => return,
+        };
+        let generation = Arc::clone(generation);
+        let answer = Box::pin(connect(
+            self.client.clone(),
+            self.url.clone(),
+            self.track.clone(),
+            Arc::clone(&generation),
+        ));
+        self.attempt = Some(Attempt { generation, begun: now, answer });
+    }
+
+    fn offered(&mut self) {
+        let offered = self.port.candidates.borrow_and_update().clone();
+        self.offer = offered.map(|candidate| Offer {
+            generation: Arc::clone(&candidate.generation),
+            not_before: Instant::now(),
+            waits: Jitter::new(OFFER.0, OFFER.1),
+        });
+    }
+
+    fn answered(
+        &mut self,
+        (generation, begun, answer): (Arc<Generation>, Instant, Result<Response, Failure>),
+    ) -> Result<(), FeedError> {
+        let is_offer = !Arc::ptr_eq(&generation, &self.generation);
+        match answer {
+            Ok(response) => {
+                self.opened(response);
+                if is_offer {
+                    // The failures so far were those of the credentials before.
+                    self.back_off.reset();
+                    self.offer = None;
+                    self.generation = Arc::clone(&generation);
+                }
+                let proven_in = begun.elapsed();
+                self.say(Verdict::Accepted { generation, proven_in });
+                Ok(())
+            }
+            Err(Failure::Stop(error)) if !is_offer => Err(error),
+            Err(failure) => {
+                let (class, refused, reason) = match failure {
+                    Failure::Wait { class, refused, reason } => (class, refused, reason),
+                    Failure::Stop(error) => (Class::Http, true, chain(&error)),
+                };
+                if is_offer {
+                    self.postpone_offer(class, &reason);
+                } else {
+                    self.wait(class, &reason);
+                }
+                if refused {
+                    self.say(Verdict::Refused { generation });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn opened(&mut self, response: Response) {
+        self.counts.connects.increment();
+        let until = Instant::now() + OVERLAP;
+        for old in &mut self.streams {
+            old.until.get_or_insert(until);
+        }
+        if self.streams.is_empty() {
+            self.doubles.forget();
+        }
+        tracing::info!(url = %self.url, takes_over = !self.streams.is_empty(), "the stream is open");
+        let lines = Lines::default();
+        self.streams.push(Stream { response, lines, opened_at: Instant::now(), until: None });
+    }
+
+    fn postpone_offer(&mut self, class: Class, reason: &str) {
+        if self.streams.len() < 2 {
+            self.doubles.forget();
+        }
+        let Some(offer) = &mut self.offer else { return };
+        let wait = match class {
+            Class::RateLimit => OFFER.1.max(Class::RateLimit.wait(1)),
+            Class::Network | Class::Http => offer.waits.next_wait(),
+        };
+        offer.not_before = Instant::now() + wait;
+        let wait_seconds = wait.as_secs_f64();
+        tracing::debug!(reason, wait_seconds, "new credentials are not proven yet");
+    }
+
+    fn filled(&mut self, index: usize, filled: Result<(), String>) {
+        match filled {
+            Ok(()) => {
+                let opened_at = self.streams.get(index).map(|stream| stream.opened_at);
+                if opened_at.is_some_and(|opened_at| opened_at.elapsed() > PROVEN) {
+                    self.back_off.reset();
+                }
+            }
+            Err(reason) => {
+                let ended = self.streams.remove(index);
+                if ended.until.is_none() {
+                    self.wait(Class::Network, &reason);
+                } else {
+                    tracing::debug!(reason, "the stream before has been read to its end");
+                }
+            }
+        }
+    }
+
+    /// There is no stream any more: waits, and tries an offer at once.
+    fn wait(&mut self, class: Class, reason: &str) {
+        let now = Instant::now();
         let wait = self.back_off.after(class);
+        self.not_before = now + wait;
+        if let Some(offer) = &mut self.offer {
+            offer.not_before = now;
+        }
         tracing::warn!(
             reason,
             class = class.name(),
             wait_seconds = wait.as_secs_f64(),
             "the stream is closed; it will be opened again",
         );
-        State::Waiting(Instant::now() + wait)
     }
 
-    async fn connect(&self) -> Result<Response, Failure> {
-        let form = [("track", self.track.as_str())];
-        let request = oauth1::signed_form(&self.client, &self.url, &form, &self.generation)
-            .map_err(|error| Failure::Stop(error.into()))?;
-        let response = match timeout(CONNECT, self.client.execute(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                return Err(Failure::Wait(Class::Network, chain(&error.without_url())));
-            }
-            Err(_) => {
-                return Err(Failure::Wait(
-                    Class::Network,
-                    format!("no answer in {CONNECT:?}"),
-                ));
-            }
-        };
-        let status = response.status();
-        if status == StatusCode::OK {
-            return Ok(response);
-        }
-        let text = self.quoted(&refusal(response).await);
-        let stop = |advice| {
-            let (url, text) = (self.url.clone(), text.clone());
-            Err(Failure::Stop(FeedError::Refused {
-                url,
-                status,
-                advice,
-                text,
-            }))
-        };
-        let wait = |class, meaning: &str| {
-            Err(Failure::Wait(
-                class,
-                format!("status {status}, {meaning}; it said: {text}"),
-            ))
-        };
-        match status.as_u16() {
-            401 => wait(Class::Http, "the credentials were refused"),
-            403 => wait(Class::Http, "access is forbidden for these credentials"),
-            404 => stop("there is no stream at this address; compare FEED_URL"),
-            406 => stop("it takes no such FILTER"),
-            413 | 416 => stop("FILTER is too long for it"),
-            420 | 429 => wait(Class::RateLimit, "it asks to connect less often"),
-            _ => wait(Class::Http, "the feed has an error"),
+    /// Nobody hears where the credentials are not rotated any more.
+    fn say(&self, verdict: Verdict) {
+        let _ = self.port.verdicts.send(verdict);
+    }
+}
+
+/// The answer to the attempt, which is then over.
+async fn answer(
+    attempt: &mut Option<Attempt>,
+) -> (Arc<Generation>, Instant, Result<Response, Failure>) {
+    let Some(under_way) = attempt else {
+        return pending().await;
+    };
+    let answer = under_way.answer.as_mut().await;
+    let over = (Arc::clone(&under_way.generation), under_way.begun, answer);
+    *attempt = None;
+    over
+}
+
+/// Reads the next chunk of any stream; their framing has used up the ones before. Which stream it
+/// was, and why it has ended if it has.
+async fn fill(streams: &mut [Stream]) -> (usize, Result<(), String>) {
+    match streams {
+        [] => pending().await,
+        [stream] => (0, stream.fill().await),
+        streams => {
+            let filling = streams.iter_mut().map(|stream| Box::pin(stream.fill()));
+            let (filled, index, _) = select_all(filling).await;
+            (index, filled)
         }
     }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+/// One attempt to open the stream.
+async fn connect(
+    client: Client,
+    url: Url,
+    track: String,
+    generation: Arc<Generation>,
+) -> Result<Response, Failure> {
+    let form = [("track", track.as_str())];
+    let request = oauth1::signed_form(&client, &url, &form, &generation)
+        .map_err(|error| Failure::Stop(error.into()))?;
+    let network = |reason| Failure::Wait { class: Class::Network, refused: false, reason };
+    let response = match timeout(CONNECT, client.execute(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(network(chain(&error.without_url()))),
+        Err(_) => return Err(network(format!("no answer in {CONNECT:?}"))),
+    };
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response);
+    }
+    let text = peer_text(&generation.redact(&refusal(response).await));
+    let stop =
+        |advice| Failure::Stop(FeedError::Refused { url, status, advice, text: text.clone() });
+    let wait = |class, refused, meaning: &str| {
+        let reason = format!("status {status}, {meaning}; it said: {text}");
+        Failure::Wait { class, refused, reason }
+    };
+    Err(match status.as_u16() {
+        401 => wait(Class::Http, true, "the credentials were refused"),
+        403 => wait(Class::Http, true, "access is forbidden for these credentials"),
+        404 => stop("there is no stream at this address; compare FEED_URL"),
+        406 => stop("it takes no such FILTER"),
+        413 | 416 => stop("FILTER is too long for it"),
+        420 | 429 => wait(Class::RateLimit, false, "it asks to connect less often"),
+        _ => wait(Class::Http, false, "the feed has an error"),
+    })
 }
 
 impl Stream {
@@ -332,24 +529,37 @@ impl Stream {
             match self.lines.next()? {
                 Line::Record(record) => return Some(record),
                 Line::KeepAlive => counts.keep_alives.increment(),
-                Line::Skipped(bytes) => {
+                Line::OverLong => {
                     counts.over_long.increment();
-                    tracing::warn!(bytes, "a record over the bound was skipped");
+                    tracing::warn!(
+                        bound = LONGEST_RECORD,
+                        "a record is longer than any post and is skipped; do its records end in CRLF?",
+                    );
                 }
             }
         }
     }
 
-    /// Reads the next chunk; the framing has used up the one before.
     async fn fill(&mut self) -> Result<(), String> {
-        match timeout(STALL, self.response.chunk()).await {
+        let stalled = Instant::now() + STALL;
+        let limit = self.until.map_or(stalled, |until| until.min(stalled));
+        match timeout_at(limit, self.response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 self.lines.push(chunk);
                 Ok(())
             }
             Ok(Ok(None)) => Err("the feed ended the stream".to_owned()),
             Ok(Err(error)) => Err(chain(&error.without_url())),
-            Err(_) => Err(format!("the stream stalled: nothing for {STALL:?}")),
+            // What has arrived by now is still read. The timeout alone would not tell: it may strike
+            // because this task has had its share of the processor.
+            Err(_) => match unconstrained(self.response.chunk()).now_or_never() {
+                Some(Ok(Some(chunk))) => {
+                    self.lines.push(chunk);
+                    Ok(())
+                }
+                _ if limit == stalled => Err(format!("the stream stalled: nothing for {STALL:?}")),
+                _ => Err(format!("it had not ended {OVERLAP:?} after another took over")),
+            },
         }
     }
 }

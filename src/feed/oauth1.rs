@@ -37,17 +37,11 @@ struct Keys<'a> {
 /// Named place of `expose_secret`: the signer reads the values.
 impl SecretsProvider for Keys<'_> {
     fn get_consumer_key_pair(&self) -> (&str, &str) {
-        (
-            self.consumer_key.expose_secret(),
-            self.consumer_secret.expose_secret(),
-        )
+        (self.consumer_key.expose_secret(), self.consumer_secret.expose_secret())
     }
 
     fn get_token_pair_option(&self) -> Option<(&str, &str)> {
-        Some((
-            self.access_token.expose_secret(),
-            self.access_token_secret.expose_secret(),
-        ))
+        Some((self.access_token.expose_secret(), self.access_token_secret.expose_secret()))
     }
 }
 
@@ -61,11 +55,7 @@ pub fn signed_form(
     form: &[(&str, &str)],
     generation: &Generation,
 ) -> Result<Request, SignError> {
-    let key = |credential| {
-        generation
-            .secret(credential)
-            .ok_or(SignError::NotHeld(credential))
-    };
+    let key = |credential| generation.secret(credential).ok_or(SignError::NotHeld(credential));
     let keys = Keys {
         consumer_key: key(Credential::ConsumerKey)?,
         consumer_secret: key(Credential::ConsumerSecret)?,

@@ -22,9 +22,7 @@ use twitterstream::demo::feed_server::{
 
 /// Nothing here takes long; what hangs must fail.
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), future)
-        .await
-        .expect("took longer than 30 s")
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("took longer than 30 s")
 }
 
 fn clock() -> Clock {
@@ -38,15 +36,9 @@ fn clock() -> Clock {
 fn client() -> reqwest::Client {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .install_default()
-            .unwrap();
+        rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     });
-    reqwest::Client::builder()
-        .user_agent("feed-server-test/1")
-        .no_proxy()
-        .build()
-        .unwrap()
+    reqwest::Client::builder().user_agent("feed-server-test/1").no_proxy().build().unwrap()
 }
 
 fn account(seed: u64) -> Account {
@@ -54,19 +46,12 @@ fn account(seed: u64) -> Account {
 }
 
 fn options() -> Options {
-    let source = Source::Generated {
-        seed: 7,
-        track: "Amazon".to_owned(),
-        matching: 0.3,
-    };
+    let source = Source::Generated { seed: 7, track: "Amazon".to_owned(), matching: 0.3 };
     Options::new(vec![account(1)], source, clock())
 }
 
 fn limited(limit: u64) -> Options {
-    Options {
-        limit: Some(limit),
-        ..options()
-    }
+    Options { limit: Some(limit), ..options() }
 }
 
 fn secrets(account: &Account) -> Secrets<'_> {
@@ -75,10 +60,7 @@ fn secrets(account: &Account) -> Secrets<'_> {
 }
 
 async fn request(server: &FeedServer, account: &Account, form: &[(&str, &str)]) -> Response {
-    let request = client()
-        .oauth1(secrets(account))
-        .post(server.url())
-        .form(&form.to_vec());
+    let request = client().oauth1(secrets(account)).post(server.url()).form(&form.to_vec());
     within(request.send()).await.unwrap()
 }
 
@@ -103,10 +85,7 @@ struct Reader {
 
 impl Reader {
     fn new(response: Response) -> Self {
-        Self {
-            response,
-            buffer: Vec::new(),
-        }
+        Self { response, buffer: Vec::new() }
     }
 
     /// The next line without its CRLF, blank ones too; or how the body ended.
@@ -166,9 +145,7 @@ fn id(post: &Value) -> String {
 }
 
 fn posts(lines: &[Vec<u8>]) -> Vec<Value> {
-    let records = lines
-        .iter()
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let records = lines.iter().filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     records
         .filter(|record| {
             record.get("id_str").is_some_and(Value::is_string) && record.get("user").is_some()
@@ -178,9 +155,7 @@ fn posts(lines: &[Vec<u8>]) -> Vec<Value> {
 
 /// The row of a post, by the rule of the expected rows.
 fn row(post: &Value) -> ExpectedRow {
-    let text = post
-        .pointer("/extended_tweet/full_text")
-        .unwrap_or(&post["text"]);
+    let text = post.pointer("/extended_tweet/full_text").unwrap_or(&post["text"]);
     let string = |value: &Value| value.as_str().unwrap().to_owned();
     ExpectedRow {
         user: string(&post["user"]["screen_name"]),
@@ -204,19 +179,10 @@ async fn a_reader_gets_every_post_once_and_the_statistics_say_so() {
         rows.push(row(&reader.post().await.unwrap()));
     }
     let statistics = server.statistics();
-    assert_eq!(
-        (statistics.connects, statistics.open, statistics.posts_sent),
-        (1, 1, 2_000)
-    );
-    assert_eq!(
-        statistics.last_user_agent.as_deref(),
-        Some("feed-server-test/1")
-    );
+    assert_eq!((statistics.connects, statistics.open, statistics.posts_sent), (1, 1, 2_000));
+    assert_eq!(statistics.last_user_agent.as_deref(), Some("feed-server-test/1"));
     assert_eq!(statistics.last_track.as_deref(), Some("Amazon,aws cloud"));
-    assert!(
-        statistics.notices_sent > 0 && statistics.keep_alives_sent > 0,
-        "{statistics:?}"
-    );
+    assert!(statistics.notices_sent > 0 && statistics.keep_alives_sent > 0, "{statistics:?}");
     let expected = server.expected_rows();
     assert_eq!(statistics.posts_sent_matching, Some(expected.len() as u64));
     assert!((500..700).contains(&expected.len()));
@@ -224,10 +190,8 @@ async fn a_reader_gets_every_post_once_and_the_statistics_say_so() {
     assert_eq!(unique.len(), 2_000);
     assert!(expected.iter().all(|row| unique.contains(row)));
     // A table keyed by user and date would lose rows.
-    let keys: HashSet<(&str, &str)> = expected
-        .iter()
-        .map(|row| (row.user.as_str(), row.date.as_str()))
-        .collect();
+    let keys: HashSet<(&str, &str)> =
+        expected.iter().map(|row| (row.user.as_str(), row.date.as_str())).collect();
     assert!(keys.len() < expected.len());
     drop(reader);
     within(server.wait_until(|statistics| statistics.open == 0)).await;
@@ -238,14 +202,9 @@ async fn a_get_with_a_signed_query_opens_a_stream_too() {
     let server = FeedServer::start(limited(10)).await.unwrap();
     let account = account(1);
     let request = client().oauth1(secrets(&account)).get(server.url());
-    let response = within(request.query(&[("track", "Amazon, é+~%20")]).send())
-        .await
-        .unwrap();
+    let response = within(request.query(&[("track", "Amazon, é+~%20")]).send()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(
-        server.statistics().last_track.as_deref(),
-        Some("Amazon, é+~%20")
-    );
+    assert_eq!(server.statistics().last_track.as_deref(), Some("Amazon, é+~%20"));
     assert_eq!(Reader::new(response).ids(10).await.len(), 10);
 }
 
@@ -263,11 +222,7 @@ async fn refused(
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["errors"][0]["code"], code, "{refusal:?}");
     }
-    assert_eq!(
-        server.statistics().refused.get(&refusal),
-        Some(&1),
-        "{refusal:?}"
-    );
+    assert_eq!(server.statistics().refused.get(&refusal), Some(&1), "{refusal:?}");
 }
 
 #[tokio::test]
@@ -281,29 +236,15 @@ async fn credentials_that_are_not_the_accounts_are_refused() {
         account
     };
     for (account, refusal) in [
-        (
-            mixed(|a, b| a.consumer_secret.clone_from(&b.consumer_secret)),
-            Refusal::WrongSignature,
-        ),
+        (mixed(|a, b| a.consumer_secret.clone_from(&b.consumer_secret)), Refusal::WrongSignature),
         (
             mixed(|a, b| a.access_token_secret.clone_from(&b.access_token_secret)),
             Refusal::WrongSignature,
         ),
-        (
-            mixed(|a, b| a.consumer_key.clone_from(&b.consumer_key)),
-            Refusal::UnknownCredentials,
-        ),
-        (
-            mixed(|a, b| a.access_token.clone_from(&b.access_token)),
-            Refusal::UnknownCredentials,
-        ),
+        (mixed(|a, b| a.consumer_key.clone_from(&b.consumer_key)), Refusal::UnknownCredentials),
+        (mixed(|a, b| a.access_token.clone_from(&b.access_token)), Refusal::UnknownCredentials),
     ] {
-        let before = server
-            .statistics()
-            .refused
-            .get(&refusal)
-            .copied()
-            .unwrap_or(0);
+        let before = server.statistics().refused.get(&refusal).copied().unwrap_or(0);
         let response = request(&server, &account, &track).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         let body: Value = serde_json::from_slice(&within(response.bytes()).await.unwrap()).unwrap();
@@ -331,23 +272,9 @@ async fn a_request_that_was_overheard_or_altered_is_refused() {
     let mut altered = request.try_clone().unwrap();
     *altered.body_mut() = Some("track=amazon".into());
     let send = |request| async { within(client().execute(request)).await.unwrap() };
-    refused(
-        &server,
-        send(altered).await,
-        401,
-        Some(32),
-        Refusal::WrongSignature,
-    )
-    .await;
+    refused(&server, send(altered).await, 401, Some(32), Refusal::WrongSignature).await;
     assert_eq!(send(request).await.status(), StatusCode::OK);
-    refused(
-        &server,
-        send(again).await,
-        401,
-        Some(32),
-        Refusal::NonceReused,
-    )
-    .await;
+    refused(&server, send(again).await, 401, Some(32), Refusal::NonceReused).await;
     assert_eq!(server.statistics().connects, 1);
 }
 
@@ -356,16 +283,9 @@ async fn a_timestamp_from_another_time_is_refused() {
     for minutes in [6, -6] {
         let now = clock();
         let offset = Duration::from_mins(6);
-        let clock: Clock = Arc::new(move || {
-            if minutes > 0 {
-                now() + offset
-            } else {
-                now() - offset
-            }
-        });
-        let server = FeedServer::start(Options { clock, ..options() })
-            .await
-            .unwrap();
+        let clock: Clock =
+            Arc::new(move || if minutes > 0 { now() + offset } else { now() - offset });
+        let server = FeedServer::start(Options { clock, ..options() }).await.unwrap();
         let response = request(&server, &account(1), &[("track", "Amazon")]).await;
         refused(&server, response, 401, Some(135), Refusal::StaleTimestamp).await;
     }
@@ -379,38 +299,21 @@ async fn what_is_no_stream_request_is_refused_as_v1_1_does() {
     refused(&server, response, 406, None, Refusal::NoFilter).await;
     let response = request(&server, &account, &[("track", &"a".repeat(61))]).await;
     refused(&server, response, 406, None, Refusal::PhraseLength).await;
-    let response = request(
-        &server,
-        &account,
-        &[("track", &"a,".repeat(400)[..799]), ("track", "")],
-    )
-    .await;
+    let response =
+        request(&server, &account, &[("track", &"a,".repeat(400)[..799]), ("track", "")]).await;
     assert_eq!(response.status(), StatusCode::OK);
     let response = request(&server, &account, &[("track", &"a,".repeat(401)[..801])]).await;
     refused(&server, response, 413, None, Refusal::TooLong).await;
-    let response = within(client().post(server.url()).body("track=Amazon").send())
-        .await
-        .unwrap();
+    let response = within(client().post(server.url()).body("track=Amazon").send()).await.unwrap();
     refused(&server, response, 400, Some(215), Refusal::Unsigned).await;
-    let response = within(
-        client()
-            .post(server.url())
-            .header(AUTHORIZATION, "OAuth x")
-            .send(),
-    )
-    .await
-    .unwrap();
+    let response =
+        within(client().post(server.url()).header(AUTHORIZATION, "OAuth x").send()).await.unwrap();
     refused(&server, response, 401, Some(32), Refusal::Malformed).await;
     let response = within(client().delete(server.url()).send()).await.unwrap();
     assert_eq!(response.headers()["allow"], "GET, POST");
     refused(&server, response, 405, None, Refusal::Method).await;
-    let response = within(
-        client()
-            .get(server.url().replace("filter", "sample"))
-            .send(),
-    )
-    .await
-    .unwrap();
+    let response =
+        within(client().get(server.url().replace("filter", "sample")).send()).await.unwrap();
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
 }
 
@@ -437,10 +340,7 @@ async fn a_revoked_token_is_refused_and_its_streams_are_kept_or_cut_as_asked() {
     refused(&server, response, 401, Some(89), Refusal::Revoked).await;
     kept_stream.ids(100).await;
     // A rotation: the same key and token with other secrets.
-    let rotated = Account {
-        access_token_secret: account(3).access_token_secret,
-        ..kept.clone()
-    };
+    let rotated = Account { access_token_secret: account(3).access_token_secret, ..kept.clone() };
     server.accept(rotated.clone());
     let response = request(&server, &kept, &[("track", "Amazon")]).await;
     refused(&server, response, 401, Some(32), Refusal::WrongSignature).await;
@@ -449,10 +349,7 @@ async fn a_revoked_token_is_refused_and_its_streams_are_kept_or_cut_as_asked() {
 
 #[tokio::test]
 async fn a_revoked_token_can_be_answered_with_403() {
-    let options = Options {
-        revoked: RevokedAnswer::Forbidden,
-        ..options()
-    };
+    let options = Options { revoked: RevokedAnswer::Forbidden, ..options() };
     let server = FeedServer::start(options).await.unwrap();
     server.revoke(&account(1).access_token, Revocation::Cut);
     let response = request(&server, &account(1), &[("track", "Amazon")]).await;
@@ -462,12 +359,7 @@ async fn a_revoked_token_can_be_answered_with_403() {
 #[tokio::test]
 async fn a_second_connection_cuts_the_first_and_no_post_is_lost_or_doubled() {
     for rate in [None, NonZeroU32::new(2_000)] {
-        let server = FeedServer::start(Options {
-            rate,
-            ..limited(3_000)
-        })
-        .await
-        .unwrap();
+        let server = FeedServer::start(Options { rate, ..limited(3_000) }).await.unwrap();
         let account = account(1);
         let mut first = connect(&server, &account).await;
         let mut ids = first.ids(500).await;
@@ -482,10 +374,7 @@ async fn a_second_connection_cuts_the_first_and_no_post_is_lost_or_doubled() {
         ids.extend(second.ids(3_000 - of_the_first).await);
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 3_000);
         let statistics = server.statistics();
-        assert_eq!(
-            (statistics.connects, statistics.open, statistics.cut_oldest),
-            (2, 1, 1)
-        );
+        assert_eq!((statistics.connects, statistics.open, statistics.cut_oldest), (2, 1, 1));
         assert_eq!(statistics.posts_sent, 3_000);
     }
 }
@@ -502,12 +391,8 @@ async fn another_token_has_a_stream_of_its_own_and_shares_the_posts() {
     .unwrap();
     let mut first = connect(&server, &accounts[0]).await;
     let mut second = connect(&server, &accounts[1]).await;
-    let ids: HashSet<String> = first
-        .ids(200)
-        .await
-        .into_iter()
-        .chain(second.ids(200).await)
-        .collect();
+    let ids: HashSet<String> =
+        first.ids(200).await.into_iter().chain(second.ids(200).await).collect();
     assert_eq!(ids.len(), 400);
     assert_eq!(server.statistics().cut_oldest, 0);
     assert_eq!(server.statistics().open, 2);
@@ -516,12 +401,7 @@ async fn another_token_has_a_stream_of_its_own_and_shares_the_posts() {
 #[tokio::test]
 async fn after_the_limit_only_keep_alives_come() {
     let keep_alive = Duration::from_millis(20);
-    let server = FeedServer::start(Options {
-        keep_alive,
-        ..limited(50)
-    })
-    .await
-    .unwrap();
+    let server = FeedServer::start(Options { keep_alive, ..limited(50) }).await.unwrap();
     let mut reader = connect(&server, &account(1)).await;
     reader.ids(50).await;
     for _ in 0..5 {
@@ -534,20 +414,13 @@ async fn after_the_limit_only_keep_alives_come() {
 #[tokio::test]
 async fn the_rate_holds() {
     for (rate, count) in [(20, 20_u32), (1_000, 1_000), (8_000, 8_000)] {
-        let options = Options {
-            rate: NonZeroU32::new(rate),
-            ..options()
-        };
+        let options = Options { rate: NonZeroU32::new(rate), ..options() };
         let server = FeedServer::start(options).await.unwrap();
         let mut reader = connect(&server, &account(1)).await;
         let started = tokio::time::Instant::now();
         let mut bytes = 0;
         while server.statistics().posts_sent < u64::from(count) {
-            bytes += within(reader.response.chunk())
-                .await
-                .unwrap()
-                .unwrap()
-                .len();
+            bytes += within(reader.response.chunk()).await.unwrap().unwrap().len();
         }
         let measured = f64::from(count) / started.elapsed().as_secs_f64();
         assert!(bytes > 1_000 * count as usize);
@@ -560,12 +433,8 @@ async fn the_rate_holds() {
 #[tokio::test]
 async fn length_delimited_records_have_the_length_that_was_said() {
     let server = FeedServer::start(limited(300)).await.unwrap();
-    let response = request(
-        &server,
-        &account(1),
-        &[("track", "Amazon"), ("delimited", "length")],
-    )
-    .await;
+    let response =
+        request(&server, &account(1), &[("track", "Amazon"), ("delimited", "length")]).await;
     let mut reader = Reader::new(response);
     let mut read = 0;
     while read < 300 {
@@ -595,14 +464,8 @@ async fn an_answer_is_injected_once_or_until_cleared() {
     let response = request(&server, &account(1), &track).await;
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(response.headers()["x-rate-limit-reset"], "1539202764");
-    assert_eq!(
-        within(response.text()).await.unwrap(),
-        "Exceeded connection limit for user"
-    );
-    assert_eq!(
-        request(&server, &account(1), &track).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(within(response.text()).await.unwrap(), "Exceeded connection limit for user");
+    assert_eq!(request(&server, &account(1), &track).await.status(), StatusCode::OK);
     server.inject(fault, When::Each);
     for _ in 0..3 {
         assert_eq!(
@@ -611,10 +474,7 @@ async fn an_answer_is_injected_once_or_until_cleared() {
         );
     }
     server.clear_faults();
-    assert_eq!(
-        request(&server, &account(1), &track).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(request(&server, &account(1), &track).await.status(), StatusCode::OK);
     assert_eq!(server.statistics().refused[&Refusal::Fault], 4);
 }
 
@@ -653,27 +513,15 @@ async fn breaks_after_20(fault: Fault, expected_end: End) -> (Vec<Vec<u8>>, Vec<
 
 #[tokio::test]
 async fn a_drop_is_an_error_and_what_was_sent_before_it_arrives() {
-    let (_, left_over) = breaks_after_20(
-        Fault::DropAfter {
-            posts: 20,
-            mid_record: false,
-        },
-        End::Error,
-    )
-    .await;
+    let (_, left_over) =
+        breaks_after_20(Fault::DropAfter { posts: 20, mid_record: false }, End::Error).await;
     assert!(left_over.is_empty());
 }
 
 #[tokio::test]
 async fn a_drop_within_a_record_leaves_half_of_it_and_the_post_goes_to_the_next_connection() {
-    let (_, left_over) = breaks_after_20(
-        Fault::DropAfter {
-            posts: 20,
-            mid_record: true,
-        },
-        End::Error,
-    )
-    .await;
+    let (_, left_over) =
+        breaks_after_20(Fault::DropAfter { posts: 20, mid_record: true }, End::Error).await;
     assert!(left_over.len() > 500 && left_over.starts_with(b"{"));
     assert!(serde_json::from_slice::<Value>(&left_over).is_err());
 }
@@ -687,13 +535,7 @@ async fn an_end_is_clean() {
 #[tokio::test]
 async fn a_drop_of_a_stream_that_was_to_send_nothing_comes_after_the_head() {
     let server = FeedServer::start(limited(10)).await.unwrap();
-    server.inject(
-        Fault::DropAfter {
-            posts: 0,
-            mid_record: false,
-        },
-        When::Next,
-    );
+    server.inject(Fault::DropAfter { posts: 0, mid_record: false }, When::Next);
     let (lines, left_over, end) = connect(&server, &account(1)).await.rest().await;
     assert_eq!((lines.len(), left_over.len(), end), (0, 0, End::Error));
 }
@@ -701,11 +543,7 @@ async fn a_drop_of_a_stream_that_was_to_send_nothing_comes_after_the_head() {
 #[tokio::test]
 async fn an_open_stream_stalls_until_the_faults_are_cleared() {
     let keep_alive = Duration::from_millis(5);
-    let options = Options {
-        keep_alive,
-        rate: NonZeroU32::new(1_000),
-        ..options()
-    };
+    let options = Options { keep_alive, rate: NonZeroU32::new(1_000), ..options() };
     let server = FeedServer::start(options).await.unwrap();
     let mut reader = connect(&server, &account(1)).await;
     reader.ids(10).await;
@@ -713,10 +551,7 @@ async fn an_open_stream_stalls_until_the_faults_are_cleared() {
     let stalled = server.statistics();
     // What was on its way still comes; then nothing, where forty keep-alives and 200 posts would have come.
     let silence = async {
-        while tokio::time::timeout(Duration::from_millis(200), reader.line())
-            .await
-            .is_ok()
-        {}
+        while tokio::time::timeout(Duration::from_millis(200), reader.line()).await.is_ok() {}
     };
     within(silence).await;
     assert_eq!(server.statistics().posts_sent, stalled.posts_sent);
@@ -755,18 +590,10 @@ async fn an_over_long_record_has_its_length_and_posts_go_on_behind_it() {
     let mut reader = connect(&server, &account(1)).await;
     // Looking for the line's end from the start for each chunk would take long.
     let mut record = Vec::new();
-    while !record
-        .windows(2)
-        .rev()
-        .take(200_000)
-        .any(|bytes| bytes == b"\r\n")
-    {
+    while !record.windows(2).rev().take(200_000).any(|bytes| bytes == b"\r\n") {
         record.extend_from_slice(&within(reader.response.chunk()).await.unwrap().unwrap());
     }
-    let end = record
-        .windows(2)
-        .position(|bytes| bytes == b"\r\n")
-        .unwrap();
+    let end = record.windows(2).position(|bytes| bytes == b"\r\n").unwrap();
     assert_eq!(end, 3_000_000);
     reader.buffer = record.split_off(end + 2);
     reader.ids(30).await;
@@ -775,12 +602,7 @@ async fn an_over_long_record_has_its_length_and_posts_go_on_behind_it() {
 #[tokio::test]
 async fn slow_bytes_come_one_by_one_and_a_cut_finishes_the_record() {
     let server = FeedServer::start(limited(30)).await.unwrap();
-    server.inject(
-        Fault::SlowBytes {
-            every: Duration::from_millis(1),
-        },
-        When::Next,
-    );
+    server.inject(Fault::SlowBytes { every: Duration::from_millis(1) }, When::Next);
     let mut first = connect(&server, &account(1)).await;
     let started = tokio::time::Instant::now();
     let mut read = 0;
@@ -804,12 +626,7 @@ async fn slow_bytes_come_one_by_one_and_a_cut_finishes_the_record() {
 #[tokio::test]
 async fn a_post_begun_for_a_reader_that_left_goes_to_the_next() {
     let server = FeedServer::start(limited(5)).await.unwrap();
-    server.inject(
-        Fault::SlowBytes {
-            every: Duration::from_millis(1),
-        },
-        When::Next,
-    );
+    server.inject(Fault::SlowBytes { every: Duration::from_millis(1) }, When::Next);
     let mut first = connect(&server, &account(1)).await;
     assert!(within(first.response.chunk()).await.unwrap().is_some());
     drop(first);
@@ -820,20 +637,11 @@ async fn a_post_begun_for_a_reader_that_left_goes_to_the_next() {
 
 #[tokio::test]
 async fn a_disconnect_message_is_the_last_record() {
-    let options = Options {
-        rate: NonZeroU32::new(1_000),
-        ..options()
-    };
+    let options = Options { rate: NonZeroU32::new(1_000), ..options() };
     let server = FeedServer::start(options).await.unwrap();
     let mut reader = connect(&server, &account(1)).await;
     reader.ids(10).await;
-    server.inject(
-        Fault::Disconnect {
-            code: 12,
-            reason: "load \"shed\"".to_owned(),
-        },
-        When::Open,
-    );
+    server.inject(Fault::Disconnect { code: 12, reason: "load \"shed\"".to_owned() }, When::Open);
     let (lines, _, end) = reader.rest().await;
     assert_eq!(end, End::Clean);
     let last: Value = serde_json::from_slice(lines.last().unwrap()).unwrap();
@@ -847,16 +655,10 @@ async fn a_recording_is_replayed_byte_for_byte_and_then_kept_alive() {
     let content = b"{\"id\":1,\"user\":{},\"text\":\"\\u00e9\\/\"}\r\n{\"limit\":{\"track\":1}}\r\n{\"id\":2,\"user\":{}}\n";
     let source = Source::Replay(Recording::parse(content).unwrap());
     let keep_alive = Duration::from_millis(10);
-    let options = Options {
-        keep_alive,
-        ..Options::new(vec![account(1)], source, clock())
-    };
+    let options = Options { keep_alive, ..Options::new(vec![account(1)], source, clock()) };
     let server = FeedServer::start(options).await.unwrap();
     let mut reader = connect(&server, &account(1)).await;
-    assert_eq!(
-        reader.line().await.unwrap(),
-        b"{\"id\":1,\"user\":{},\"text\":\"\\u00e9\\/\"}"
-    );
+    assert_eq!(reader.line().await.unwrap(), b"{\"id\":1,\"user\":{},\"text\":\"\\u00e9\\/\"}");
     assert_eq!(reader.line().await.unwrap(), b"{\"limit\":{\"track\":1}}");
     assert_eq!(reader.line().await.unwrap(), b"{\"id\":2,\"user\":{}}");
     assert_eq!(reader.line().await.unwrap(), b"");
@@ -885,14 +687,6 @@ async fn a_dropped_server_cuts_its_streams_and_frees_its_port() {
 
 #[tokio::test]
 async fn a_track_the_oracle_cannot_judge_is_refused_at_start() {
-    let source = Source::Generated {
-        seed: 1,
-        track: "two words".to_owned(),
-        matching: 0.5,
-    };
-    assert!(
-        FeedServer::start(Options::new(Vec::new(), source, clock()))
-            .await
-            .is_err()
-    );
+    let source = Source::Generated { seed: 1, track: "two words".to_owned(), matching: 0.5 };
+    assert!(FeedServer::start(Options::new(Vec::new(), source, clock())).await.is_err());
 }

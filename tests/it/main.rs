@@ -1,10 +1,11 @@
 //! The integration tests: one binary. The modules, from the world to the worker in it:
 //!
-//! - `local_aws`, `feed_server`: the world itself, with its negative controls. Without them the
+//! - `local_aws`, `local_aws_sqs`, `feed_server`: the world itself, with its negative controls. Without them the
 //!   tests below would prove nothing.
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
+//! - `rotation`: new credentials are found, proven and taken over without losing a post.
 //! - `stop`: what is accepted is written, or reported.
 //! - `package`: what ships.
 //!
@@ -21,8 +22,10 @@
 mod feed_server;
 mod feed_trouble;
 mod local_aws;
+mod local_aws_sqs;
 mod main_job;
 mod package;
+mod rotation;
 mod start;
 mod stop;
 mod support;

@@ -12,14 +12,12 @@ const DATE: &str = "Wed Oct 10 20:19:24 +0000 2018";
 async fn every_matching_post_is_in_the_table_once_and_to_the_letter() {
     let stage = Stage::set(generated(0.3, 2_000)).await;
     let never = std::future::pending();
-    let report = main_job::run(&stage.world, program(), Until::Posts(2_000), never, |_| {});
+    let until = Until::Posts(2_000);
+    let report = main_job::run(&stage.world, program(), &[], until, None, never, |_| {});
     let report = report.await.unwrap();
     assert!(report.is_right(true), "{report}");
     assert!(report.posts_matched > 400, "{report}");
-    assert!(
-        report.rows_collided > 0,
-        "no two posts shared a key: {report}"
-    );
+    assert!(report.rows_collided > 0, "no two posts shared a key: {report}");
     assert_eq!(report.get_secret_value_calls, 4);
     assert_eq!(report.worker_exit, "exit status: 0");
 }
@@ -49,12 +47,7 @@ async fn the_log_has_user_date_and_text_of_every_row_and_no_secret_at_trace() {
     assert!(expected.len() > 50);
     assert_eq!(logged, expected);
     // The check above would find nothing in a log that is not written.
-    assert!(
-        ended
-            .log
-            .iter()
-            .any(|line| line.contains("\"level\":\"TRACE\""))
-    );
+    assert!(ended.log.iter().any(|line| line.contains("\"level\":\"TRACE\"")));
 }
 
 #[tokio::test]
@@ -65,24 +58,14 @@ async fn a_post_cannot_forge_a_line_of_the_log() {
         let mut run = stage.start(&[("LOG_FORMAT", format), ("RUST_LOG", "info")]);
         match format {
             "json" => drop(run.posts_read(1).await),
-            _ => drop(
-                stage
-                    .world
-                    .feed
-                    .wait_until(|feed| feed.posts_sent == 1)
-                    .await,
-            ),
+            _ => drop(stage.world.feed.wait_until(|feed| feed.posts_sent == 1).await),
         }
         while stage.rows().is_empty() {
             tokio::task::yield_now().await;
         }
         let ended = run.stop().await;
         assert_eq!(ended.code, Some(0));
-        let lines: Vec<_> = ended
-            .log
-            .iter()
-            .filter(|line| line.contains("forged"))
-            .collect();
+        let lines: Vec<_> = ended.log.iter().filter(|line| line.contains("forged")).collect();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(!lines[0].starts_with("{\"level\":\"ERROR\"") && !lines[0].contains('\u{1b}'));
         assert_eq!(stage.rows()[0][2], forged);
@@ -95,10 +78,7 @@ async fn a_row_that_another_worker_left_without_an_id_stays() {
     let table = aws_sdk_dynamodb::Client::new(&stage.administrator());
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let put = table.put_item().table_name(stage.world.table());
-    let old = put
-        .item("user", text("user"))
-        .item("date", text(DATE))
-        .item("text", text("old"));
+    let old = put.item("user", text("user")).item("date", text(DATE)).item("text", text("old"));
     old.send().await.unwrap();
     let mut run = stage.start(&[]);
     run.posts_read(1).await;
@@ -106,13 +86,7 @@ async fn a_row_that_another_worker_left_without_an_id_stays() {
     let mut rows = stage.rows();
     rows.sort();
     let row = |date: &str, text: &str, id: &str| ["user", date, text, id].map(str::to_owned);
-    assert_eq!(
-        rows,
-        [
-            row(DATE, "old", ""),
-            row(&format!("{DATE}#7"), "amazon new", "7")
-        ]
-    );
+    assert_eq!(rows, [row(DATE, "old", ""), row(&format!("{DATE}#7"), "amazon new", "7")]);
 }
 
 #[tokio::test]
@@ -139,10 +113,7 @@ async fn recorded_posts_of_the_search_api_are_read_as_well() {
     let counts = run.posts_read(2).await;
     assert_eq!(counts["posts_matched"], 1);
     assert_eq!(run.stop().await.code, Some(0));
-    assert_eq!(
-        stage.rows(),
-        [["a", "d1", "the whole Amazon", "1"].map(str::to_owned)]
-    );
+    assert_eq!(stage.rows(), [["a", "d1", "the whole Amazon", "1"].map(str::to_owned)]);
 }
 
 #[tokio::test]
@@ -152,38 +123,24 @@ async fn one_json_secret_can_hold_all_four_and_is_fetched_once() {
     let stage = Stage::set(options).await;
     let [a, b, c, d] = keys.map(|key| serde_json::to_string(&key).unwrap());
     let json = format!(r#"{{"ck":{a},"cs":{b},"at":{c},"as":{d},"other":{{"x":[1]}}}}"#);
-    let (arn, version_id) = stage
-        .world
-        .aws
-        .seed_secret("CONSUMERKEY-and-more", &json)
-        .unwrap();
+    let (arn, version_id) = stage.world.aws.seed_secret("CONSUMERKEY-and-more", &json).unwrap();
     let policy = serde_json::json!({"Version": "2012-10-17", "Statement": {
         "Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": arn}});
     let role = stage.world.task_definition.task_role().to_owned();
-    stage
-        .world
-        .aws
-        .put_role_policy(&role, "one-secret", &policy)
-        .await
-        .unwrap();
+    stage.world.aws.put_role_policy(&role, "one-secret", &policy).await.unwrap();
     let reference = |key: &str| format!("{arn}:{key}::");
     let run = stage.start(&[
         ("CONSUMERKEY_SECRET", &reference("ck")),
         ("CONSUMERSECRETKEY_SECRET", &reference("cs")),
         ("ACCESSTOKEN_SECRET", &reference("at")),
-        (
-            "ACCESSTOKENSECRET_SECRET",
-            &format!("{arn}:as:AWSCURRENT:{version_id}"),
-        ),
+        ("ACCESSTOKENSECRET_SECRET", &format!("{arn}:as:AWSCURRENT:{version_id}")),
     ]);
     let mut run = run;
     run.posts_read(20).await;
     assert_eq!(run.stop().await.code, Some(0));
     assert_eq!(stage.rows().len(), 20);
     let fetched = stage.world.aws.audit();
-    let fetched = fetched
-        .iter()
-        .filter(|record| record.event_name == "GetSecretValue");
+    let fetched = fetched.iter().filter(|record| record.event_name == "GetSecretValue");
     // One for the label alone, one for the label with a version id.
     assert_eq!(fetched.count(), 2);
 }

@@ -7,13 +7,8 @@ use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
 /// Texts that the local world cannot be built without: names of its crates and modules, which
 /// mangled symbols hold, and words that it says.
-const TRACES: [&str; 5] = [
-    "awsim",
-    "dynoxide",
-    "SQLite format 3",
-    "local_aws",
-    "Could not authenticate you.",
-];
+const TRACES: [&str; 5] =
+    ["awsim", "dynoxide", "SQLite format 3", "local_aws", "Could not authenticate you."];
 
 /// The traces in what the process maps into memory, and in the names of what is there. Debug
 /// information and the names of object files tell of all that the linker saw, not of what it took.
@@ -21,16 +16,11 @@ fn traces_in(program: &str) -> Vec<&'static str> {
     let binary = std::fs::read(Path::new(program)).unwrap();
     let file = object::File::parse(&*binary).unwrap();
     let segments = file.segments().map(|segment| segment.data().unwrap());
-    let symbols = file
-        .symbols()
-        .filter(|symbol| symbol.kind() != SymbolKind::File);
+    let symbols = file.symbols().filter(|symbol| symbol.kind() != SymbolKind::File);
     let names = symbols.map(|symbol| symbol.name_bytes().unwrap());
     let searched: Vec<&[u8]> = segments.chain(names).collect();
-    let found = |trace: &&str| {
-        searched
-            .iter()
-            .any(|part| memmem::find(part, trace.as_bytes()).is_some())
-    };
+    let found =
+        |trace: &&str| searched.iter().any(|part| memmem::find(part, trace.as_bytes()).is_some());
     TRACES.into_iter().filter(found).collect()
 }
 

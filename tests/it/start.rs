@@ -13,29 +13,17 @@ use crate::support::{Ended, Stage, generated, program};
 /// Runs the worker in a world until it has ended by itself; the stream was never opened.
 async fn ended(stage: &Stage, variables: &[(&str, &str)]) -> Ended {
     let ended = stage.start(variables).end().await;
-    assert_eq!(
-        stage.world.feed.statistics().connects,
-        0,
-        "the stream was opened"
-    );
+    assert_eq!(stage.world.feed.statistics().connects, 0, "the stream was opened");
     ended
 }
 
 /// Runs the worker with these variables and nothing else.
 async fn alone(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(program());
-    command
-        .env_clear()
-        .envs(variables.iter().copied())
-        .args(arguments)
-        .stdin(Stdio::null());
+    command.env_clear().envs(variables.iter().copied()).args(arguments).stdin(Stdio::null());
     let output = command.output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 async fn stage() -> Stage {
@@ -44,18 +32,12 @@ async fn stage() -> Stage {
 
 #[tokio::test]
 async fn every_fault_of_the_configuration_is_named_at_once_with_exit_64() {
-    let variables = [
-        ("FEED_URL", "http://example.com/MARKER"),
-        ("ACCESSTOKEN_SECRET", "MARK ER"),
-    ];
+    let variables = [("FEED_URL", "http://example.com/MARKER"), ("ACCESSTOKEN_SECRET", "MARK ER")];
     let (code, log, error) = alone(&variables, &[]).await;
     assert_eq!((code, log.as_str()), (Some(64), ""));
-    for word in [
-        "3 fault(s)",
-        "FEED: expected",
-        "FEED_URL: expected",
-        "ACCESSTOKEN_SECRET: expected",
-    ] {
+    for word in
+        ["3 fault(s)", "FEED: expected", "FEED_URL: expected", "ACCESSTOKEN_SECRET: expected"]
+    {
         assert!(error.contains(word), "{word:?} is not in {error:?}");
     }
     assert!(!error.contains("MARK"), "{error}");
@@ -64,10 +46,7 @@ async fn every_fault_of_the_configuration_is_named_at_once_with_exit_64() {
 #[tokio::test]
 async fn arguments_are_help_and_version_and_no_other() {
     let version = concat!("twitterstream ", env!("CARGO_PKG_VERSION"), "\n").to_owned();
-    assert_eq!(
-        alone(&[], &["--version"]).await,
-        (Some(0), version, String::new())
-    );
+    assert_eq!(alone(&[], &["--version"]).await, (Some(0), version, String::new()));
     let (code, help, _) = alone(&[], &["--help"]).await;
     assert!(code == Some(0) && help.contains("Exit codes"));
     assert_eq!(alone(&[], &["MARKER"]).await.0, Some(64));
@@ -106,18 +85,13 @@ async fn each_secret_that_the_task_role_may_not_read_stops_it_and_is_named() {
         granted.retain(|arn| !arn.as_str().unwrap().contains(&format!(":{secret}-")));
         assert_eq!(granted.len(), 3);
         let role = stage.world.task_definition.task_role();
-        stage
-            .world
-            .aws
-            .put_role_policy(role, "task-role-embedded", &policy)
-            .await
-            .unwrap();
+        stage.world.aws.put_role_policy(role, "task-role-embedded", &policy).await.unwrap();
         let ended = ended(&stage, &[]).await;
         ended.assert_says(
             69,
             &[
                 variable,
-                &format!("from secret {secret}:"),
+                &format!("of secret {secret}:"),
                 "access denied for the task role",
                 "request id",
                 "iam/task-role-embedded.json",
@@ -131,55 +105,29 @@ async fn a_label_that_the_policy_does_not_allow_is_refused() {
     let stage = stage().await;
     let region = stage.world.aws.region();
     let account = stage.world.aws.account_id();
-    stage
-        .world
-        .aws
-        .seed_version("ACCESSTOKEN", Some("next"), &["AWSPENDING"])
-        .unwrap();
+    stage.world.aws.seed_version("ACCESSTOKEN", Some("next"), &["AWSPENDING"]).unwrap();
     let pending =
         format!("arn:aws:secretsmanager:{region}:{account}:secret:ACCESSTOKEN::AWSPENDING:");
-    ended(&stage, &[("ACCESSTOKEN_SECRET", &pending)])
-        .await
-        .assert_says(69, &["access denied"]);
+    ended(&stage, &[("ACCESSTOKEN_SECRET", &pending)]).await.assert_says(69, &["access denied"]);
 }
 
 #[tokio::test]
 async fn a_secret_that_is_not_there_or_deleted_stops_it() {
     let stage = stage().await;
     let secrets = aws_sdk_secretsmanager::Client::new(&stage.administrator());
-    secrets
-        .delete_secret()
-        .secret_id("ACCESSTOKEN")
-        .send()
+    secrets.delete_secret().secret_id("ACCESSTOKEN").send().await.unwrap();
+    ended(&stage, &[])
         .await
-        .unwrap();
-    ended(&stage, &[]).await.assert_says(
-        69,
-        &[
-            "ACCESSTOKEN_SECRET",
-            "scheduled for deletion",
-            "restore-secret",
-        ],
-    );
-    secrets
-        .restore_secret()
-        .secret_id("ACCESSTOKEN")
-        .send()
-        .await
-        .unwrap();
+        .assert_says(69, &["ACCESSTOKEN_SECRET", "scheduled for deletion", "restore-secret"]);
+    secrets.restore_secret().secret_id("ACCESSTOKEN").send().await.unwrap();
     // The policy names the four secrets, so another one is denied before it is looked for.
     let policy = json!({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": ["secretsmanager:*", "dynamodb:*"], "Resource": "*"}]});
     let role = stage.world.task_definition.task_role();
-    stage
-        .world
-        .aws
-        .put_role_policy(role, "task-role-embedded", &policy)
-        .await
-        .unwrap();
+    stage.world.aws.put_role_policy(role, "task-role-embedded", &policy).await.unwrap();
     ended(&stage, &[("CONSUMERKEY_SECRET", "ELSEWHERE")])
         .await
-        .assert_says(69, &["from secret ELSEWHERE", "there is no such secret"]);
+        .assert_says(69, &["of secret ELSEWHERE", "there is no such secret"]);
 }
 
 #[tokio::test]
@@ -190,16 +138,14 @@ async fn a_value_that_cannot_be_used_stops_it_and_is_never_shown() {
         (Some("MARKER-".repeat(1000)), "longer than 4096 bytes"),
         (None, "no value under that staging label"),
     ] {
-        let mut stage = stage().await;
+        let stage = stage().await;
         stage.hide("MARKER");
         stage
             .world
             .aws
             .seed_version("CONSUMERSECRETKEY", value.as_deref(), &["AWSCURRENT"])
             .unwrap();
-        ended(&stage, &[])
-            .await
-            .assert_says(69, &["CONSUMERSECRETKEY", word]);
+        ended(&stage, &[]).await.assert_says(69, &["CONSUMERSECRETKEY", word]);
     }
 }
 
@@ -208,36 +154,21 @@ async fn a_binary_secret_stops_it() {
     let stage = stage().await;
     let secrets = aws_sdk_secretsmanager::Client::new(&stage.administrator());
     let binary = aws_smithy_types::Blob::new(*b"MARKER");
-    secrets
-        .put_secret_value()
-        .secret_id("ACCESSTOKEN")
-        .secret_binary(binary)
-        .send()
-        .await
-        .unwrap();
-    ended(&stage, &[])
-        .await
-        .assert_says(69, &["ACCESSTOKEN", "it is binary"]);
+    secrets.put_secret_value().secret_id("ACCESSTOKEN").secret_binary(binary).send().await.unwrap();
+    ended(&stage, &[]).await.assert_says(69, &["ACCESSTOKEN", "it is binary"]);
 }
 
 #[tokio::test]
 async fn a_json_secret_without_the_key_stops_it_and_is_never_quoted() {
-    let mut stage = stage().await;
+    let stage = stage().await;
     stage.hide("MARKER");
     for (json, word) in [
         (r#"{"other": "MARKER"}"#, "no key \"key\""),
         (r#"{"key": {"MARKER": 1}}"#, "is not a string"),
-        (
-            r#"{"key": MARKER}"#,
-            "not a JSON object (syntax error at line 1, column",
-        ),
+        (r#"{"key": MARKER}"#, "not a JSON object (syntax error at line 1, column"),
         (r#"["MARKER"]"#, "not a JSON object (type error"),
     ] {
-        stage
-            .world
-            .aws
-            .seed_version("ACCESSTOKEN", Some(json), &["AWSCURRENT"])
-            .unwrap();
+        stage.world.aws.seed_version("ACCESSTOKEN", Some(json), &["AWSCURRENT"]).unwrap();
         let region = stage.world.aws.region();
         let account = stage.world.aws.account_id();
         let arn = format!("arn:aws:secretsmanager:{region}:{account}:secret:ACCESSTOKEN:key::");
@@ -252,24 +183,12 @@ async fn a_table_that_is_missing_denied_or_of_another_key_stops_it() {
     let stage = stage().await;
     ended(&stage, &[("DYNAMODBTABLE", "elsewhere")])
         .await
-        .assert_says(
-            69,
-            &[
-                "cannot write its table",
-                "dynamodb:PutItem",
-                "table elsewhere",
-            ],
-        );
+        .assert_says(69, &["cannot write its table", "dynamodb:PutItem", "table elsewhere"]);
 
     let policy = json!({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": ["secretsmanager:*", "dynamodb:*"], "Resource": "*"}]});
     let role = stage.world.task_definition.task_role();
-    stage
-        .world
-        .aws
-        .put_role_policy(role, "task-role-embedded", &policy)
-        .await
-        .unwrap();
+    stage.world.aws.put_role_policy(role, "task-role-embedded", &policy).await.unwrap();
     ended(&stage, &[("DYNAMODBTABLE", "elsewhere")])
         .await
         .assert_says(69, &["create the table", "table elsewhere"]);
@@ -295,9 +214,7 @@ async fn a_table_that_is_missing_denied_or_of_another_key_stops_it() {
         .send()
         .await
         .unwrap();
-    ended(&stage, &[("DYNAMODBTABLE", name)])
-        .await
-        .assert_says(69, &["key must be user (HASH"]);
+    ended(&stage, &[("DYNAMODBTABLE", name)]).await.assert_says(69, &["key must be user (HASH"]);
 }
 
 #[tokio::test]
@@ -309,15 +226,9 @@ async fn what_is_transient_is_tried_again_and_the_start_succeeds() {
         message: "come again".to_owned(),
     };
     let secrets = error(400, "ThrottlingException");
-    stage
-        .world
-        .aws
-        .inject(Fault::every_call(Service::SecretsManager, secrets).times(20));
+    stage.world.aws.inject(Fault::every_call(Service::SecretsManager, secrets).times(20));
     let table = error(500, "InternalServerError");
-    stage
-        .world
-        .aws
-        .inject(Fault::every_call(Service::DynamoDb, table).times(5));
+    stage.world.aws.inject(Fault::every_call(Service::DynamoDb, table).times(5));
     let mut run = stage.start(&[]);
     run.posts_read(10).await;
     let ended = run.stop().await;
@@ -329,29 +240,17 @@ async fn what_is_transient_is_tried_again_and_the_start_succeeds() {
 #[tokio::test]
 async fn what_stays_transient_ends_at_start_limit() {
     let stage = stage().await;
-    let error = Effect::Error {
-        status: 503,
-        code: "ServiceUnavailable".into(),
-        message: "no".into(),
-    };
-    stage
-        .world
-        .aws
-        .inject(Fault::every_call(Service::SecretsManager, error));
+    let error =
+        Effect::Error { status: 503, code: "ServiceUnavailable".into(), message: "no".into() };
+    stage.world.aws.inject(Fault::every_call(Service::SecretsManager, error));
     let ended = ended(&stage, &[("START_LIMIT", "2s")]).await;
-    ended.assert_says(
-        69,
-        &["no answer that can be used yet", "ServiceUnavailable"],
-    );
+    ended.assert_says(69, &["no answer that can be used yet", "ServiceUnavailable"]);
 }
 
 #[tokio::test]
 async fn a_stop_before_the_stream_is_open_ends_it_cleanly() {
     let stage = stage().await;
-    stage
-        .world
-        .aws
-        .inject(Fault::every_call(Service::SecretsManager, Effect::Hang));
+    stage.world.aws.inject(Fault::every_call(Service::SecretsManager, Effect::Hang));
     let mut run = stage.start(&[]);
     run.message("starting").await;
     // The signals are handled once the worker talks to the network.
@@ -359,10 +258,5 @@ async fn a_stop_before_the_stream_is_open_ends_it_cleanly() {
     let _ = tokio::time::timeout(Duration::from_secs(5), calls.changed()).await;
     let ended = run.stop().await;
     assert_eq!(ended.code, Some(0));
-    assert_eq!(
-        ended
-            .events("asked to stop before the stream was open")
-            .len(),
-        1
-    );
+    assert_eq!(ended.events("asked to stop before the stream was open").len(), 1);
 }

@@ -3,46 +3,39 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::local_aws::{Effect, Fault, Service};
+use twitterstream::demo::world::World;
 
-use crate::support::{Run, Stage, generated};
+use crate::support::{Run, Stage, generated, program};
 
 fn error(status: u16, code: &str) -> Effect {
-    Effect::Error {
-        status,
-        code: code.to_owned(),
-        message: "later".to_owned(),
-    }
+    Effect::Error { status, code: code.to_owned(), message: "later".to_owned() }
 }
 
 /// Only what happens after the table was proven.
 async fn accepted<'a>(stage: &'a Stage, effect: Effect, variables: &[(&str, &str)]) -> Run<'a> {
     let mut run = stage.start(variables);
     run.message("the stream is open").await;
-    stage
-        .world
-        .aws
-        .inject(Fault::every_call(Service::DynamoDb, effect));
+    stage.world.aws.inject(Fault::every_call(Service::DynamoDb, effect));
     run
 }
 
 #[tokio::test]
 async fn everything_accepted_is_written_before_a_stop_ends() {
     let stage = Stage::set(generated(1.0, 1_000)).await;
-    let mut run = accepted(&stage, Effect::Delay(Duration::from_millis(100)), &[]).await;
-    let counts = run.posts_read(1_000).await;
-    assert!(
-        counts["rows_waiting"].as_u64().unwrap() > 0,
-        "nothing is left to drain: {counts}"
-    );
-    let ended = run.stop().await;
+    let mut run = accepted(&stage, Effect::Hang, &[]).await;
+    run.posts_read(1_000).await;
+    run.task.terminate();
+    let closed = run.message("the stream is closed; writing what was accepted").await;
+    assert!(closed["rows_waiting"].as_u64().unwrap() > 500, "nothing is left to drain: {closed}");
+    stage.world.aws.clear_faults();
+    let ended = run.end().await;
     assert_eq!(ended.code, Some(0));
     assert_eq!(stage.rows().len(), 1_000);
     let counts = ended.events("stopped").pop().unwrap();
-    assert_eq!(
-        (&counts["rows_written"], &counts["rows_waiting"]),
-        (&1_000.into(), &0.into())
-    );
+    assert_eq!((&counts["rows_written"], &counts["rows_waiting"]), (&1_000.into(), &0.into()));
 }
 
 #[tokio::test]
@@ -64,15 +57,9 @@ async fn a_second_signal_leaves_at_once_and_says_what_was_lost() {
     let mut run = accepted(&stage, Effect::Hang, &[("STOP_LIMIT", "1h")]).await;
     run.posts_read(300).await;
     run.task.terminate();
-    run.message("the stream is closed; writing what was accepted")
-        .await;
+    run.message("the stream is closed; writing what was accepted").await;
     let ended = run.stop().await;
-    assert_eq!(
-        ended
-            .events("asked a second time to stop: leaving at once")
-            .len(),
-        1
-    );
+    assert_eq!(ended.events("asked a second time to stop: leaving at once").len(), 1);
     ended.assert_says(69, &["rows were accepted and not written"]);
 }
 
@@ -112,4 +99,30 @@ async fn a_row_that_can_never_be_written_does_not_hold_up_the_rest() {
     assert_eq!(stage.rows().len(), 2);
     let dropped = ended.events("a row can never be written and was dropped");
     assert_eq!((dropped.len(), &dropped[0]["id"]), (1, &"2".into()));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_or_that_is_closed_stops_nothing() {
+    for closed in [false, true] {
+        let stage = Stage::set(generated(1.0, 3_000)).await;
+        let World { aws, task_definition, feed, .. } = &stage.world;
+        let overrides = [("FEED_URL", &*feed.url())];
+        let mut command = Task::command(task_definition, program(), &overrides, aws).unwrap();
+        // The pipe is full after some hundred lines.
+        let mut child = command.spawn().unwrap();
+        if closed {
+            drop((child.stdout.take(), child.stderr.take()));
+        }
+        let limit = Duration::from_mins(1);
+        let written = async {
+            while stage.rows().len() < 3_000 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(limit, written).await.expect("the rows are not written");
+        let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = timeout(limit, child.wait()).await.expect("the worker does not end").unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
 }

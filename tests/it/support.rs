@@ -1,7 +1,7 @@
 //! A world, the real worker in it, and its log.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use twitterstream::demo::Clock;
 use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::feed_server::replay::Recording;
-use twitterstream::demo::feed_server::{Account, Options, Source};
+use twitterstream::demo::feed_server::{Account, FeedServer, Options, Source};
+use twitterstream::demo::key_rotation::KeyRotation;
 use twitterstream::demo::world::{World, keys_of};
 
 /// How long a test waits for what must come.
@@ -24,10 +25,7 @@ pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_twitterstream"))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the wall clock enters the tests here"
-)]
+#[expect(clippy::disallowed_methods, reason = "the wall clock enters the tests here")]
 pub fn clock() -> Clock {
     Arc::new(SystemTime::now)
 }
@@ -35,15 +33,9 @@ pub fn clock() -> Clock {
 /// Generated posts, of which this share matches, up to `limit`.
 pub fn generated(matching: f64, limit: u64) -> Options {
     let account = Account::generated(&mut fastrand::Rng::new());
-    let source = Source::Generated {
-        seed: fastrand::u64(..),
-        track: "Amazon".to_owned(),
-        matching,
-    };
-    Options {
-        limit: Some(limit),
-        ..Options::new(vec![account], source, clock())
-    }
+    let source =
+        Source::Generated { seed: fastrand::u64(..), track: "Amazon".to_owned(), matching };
+    Options { limit: Some(limit), ..Options::new(vec![account], source, clock()) }
 }
 
 /// These posts, one after the other.
@@ -64,25 +56,37 @@ pub fn post(id: u64, user: &str, text: &str) -> String {
 /// A world, and the values that no log may show.
 pub struct Stage {
     pub world: World,
-    secrets: Vec<String>,
+    account: Account,
+    secrets: Mutex<Vec<String>>,
 }
 
 impl Stage {
     pub async fn set(options: Options) -> Self {
-        let secrets = options.accounts.iter().flat_map(keys_of).collect();
+        let account = options.accounts[0].clone();
+        let secrets = Mutex::new(keys_of(&account).into());
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let world = World::start(root, clock(), options).await.unwrap();
-        Self { world, secrets }
+        Self { world, account, secrets }
     }
 
     /// The access token of the feed's account.
     pub fn access_token(&self) -> &str {
-        &self.secrets[2]
+        &self.account.access_token
+    }
+
+    /// The rotation of the feed's keys.
+    pub fn keys(&self) -> KeyRotation {
+        KeyRotation::new(self.account.clone(), fastrand::Rng::new())
     }
 
     /// One more value that no log may show.
-    pub fn hide(&mut self, secret: &str) {
-        self.secrets.push(secret.to_owned());
+    pub fn hide(&self, secret: &str) {
+        self.secrets.lock().unwrap().push(secret.to_owned());
+    }
+
+    /// New keys, that no log may show either.
+    pub fn hide_keys(&self, account: &Account) {
+        keys_of(account).iter().for_each(|key| self.hide(key));
     }
 
     /// Starts the worker. `variables` replace or add to those of the task definition.
@@ -91,27 +95,14 @@ impl Stage {
         let feed_url = self.world.feed.url();
         let mut overrides = vec![("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
         overrides.extend_from_slice(variables);
-        let World {
-            aws,
-            task_definition,
-            ..
-        } = &self.world;
+        let World { aws, task_definition, .. } = &self.world;
         let task = Task::start(task_definition, program(), &overrides, aws, &sender).unwrap();
-        Run {
-            stage: self,
-            task,
-            lines,
-            log: Vec::new(),
-        }
+        Run { stage: self, task, lines, log: Vec::new() }
     }
 
     /// The items of the worker's table, as user, date, text and id.
     pub fn rows(&self) -> Vec<[String; 4]> {
-        let items = self
-            .world
-            .aws
-            .scan_items(self.world.table(), usize::MAX)
-            .unwrap();
+        let items = self.world.aws.scan_items(self.world.table(), usize::MAX).unwrap();
         let attribute =
             |item: &Value, name: &str| item[name]["S"].as_str().unwrap_or_default().to_owned();
         items
@@ -123,13 +114,8 @@ impl Stage {
     /// An unmodified SDK with the administrator's credentials.
     pub fn administrator(&self) -> SdkConfig {
         let key = self.world.aws.administrator();
-        let credentials = Credentials::new(
-            &key.access_key_id,
-            &key.secret_access_key,
-            None,
-            None,
-            "test",
-        );
+        let credentials =
+            Credentials::new(&key.access_key_id, &key.secret_access_key, None, None, "test");
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.world.aws.region().to_owned()))
@@ -169,7 +155,11 @@ impl Run<'_> {
         match timeout(LIMIT, waiting).await {
             Ok(Some(event)) => event,
             Ok(None) => panic!("the worker ended without it:\n{}", own(&self.log)),
-            Err(elapsed) => panic!("it did not come ({elapsed}):\n{}", own(&self.log)),
+            Err(elapsed) => panic!(
+                "it did not come ({elapsed}) to {:?}:\n{}",
+                self.stage.world.feed.statistics(),
+                own(&self.log)
+            ),
         }
     }
 
@@ -180,12 +170,23 @@ impl Run<'_> {
 
     /// Waits until the worker says that it has read so many posts.
     pub async fn posts_read(&mut self, posts: u64) -> Value {
-        self.event(|event| {
-            event["posts_read"]
-                .as_u64()
-                .is_some_and(|read| read >= posts)
-        })
-        .await
+        self.event(|event| event["posts_read"].as_u64().is_some_and(|read| read >= posts)).await
+    }
+
+    /// Waits until the worker has read all that the feed has sent. The feed must not send more.
+    pub async fn caught_up(&mut self, feed: &FeedServer) {
+        let read = |event: &Value| {
+            let count = |name: &str| event[name].as_u64();
+            Some(count("posts_read")? + count("posts_doubled")?)
+        };
+        self.event(|event| read(event) == Some(feed.statistics().posts_sent)).await;
+    }
+
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.task.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
     /// Stops the task as ECS does, and checks the log.
@@ -196,27 +197,19 @@ impl Run<'_> {
 
     /// Waits until the worker has ended by itself, and checks the log.
     pub async fn end(mut self) -> Ended {
-        let status = timeout(LIMIT, self.task.wait())
-            .await
-            .expect("the worker does not end");
+        let status = timeout(LIMIT, self.task.wait()).await.expect("the worker does not end");
         while let Some(line) = self.lines.recv().await {
             self.log.push(line);
         }
-        assert_no_secret(&self.log, &self.stage.secrets);
-        Ended {
-            code: status.unwrap().code(),
-            log: self.log,
-        }
+        assert_no_secret(&self.log, &self.stage.secrets.lock().unwrap());
+        Ended { code: status.unwrap().code(), log: self.log }
     }
 }
 
 impl Ended {
     /// The events with this message.
     pub fn events(&self, message: &str) -> Vec<Value> {
-        let events = self
-            .log
-            .iter()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let events = self.log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.filter(|event| event["message"] == message).collect()
     }
 
@@ -247,12 +240,14 @@ fn assert_no_secret(log: &[String], secrets: &[String]) {
     }
 }
 
-/// The worker's own lines, for a message.
+/// The last of the worker's own lines that are no posts, for a message.
 fn own(log: &[String]) -> String {
-    let own = log
-        .iter()
-        .filter(|line| !line.contains("\"TRACE\"") && !line.contains("\"DEBUG\""));
-    own.map(String::as_str).collect::<Vec<_>>().join("\n")
+    let other = ["\"TRACE\"", "\"message\":\"post\""];
+    let own = log.iter().filter(|line| {
+        line.contains("\"target\":\"twitterstream") && !other.iter().any(|part| line.contains(part))
+    });
+    let own: Vec<_> = own.map(String::as_str).collect();
+    own[own.len().saturating_sub(40)..].join("\n")
 }
 
 #[test]

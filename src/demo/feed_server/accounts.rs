@@ -35,6 +35,13 @@ impl Account {
             access_token_secret: alphanumeric(rng, 45),
         }
     }
+
+    /// New keys for the same user.
+    #[must_use]
+    pub fn renewed(&self, rng: &mut fastrand::Rng) -> Self {
+        let access_token = format!("{}-{}", user_id(&self.access_token), alphanumeric(rng, 40));
+        Self { access_token, ..Self::generated(rng) }
+    }
 }
 
 impl fmt::Debug for Account {
@@ -43,11 +50,13 @@ impl fmt::Debug for Account {
     }
 }
 
+/// The user that an access token was given for: X puts its id before the hyphen.
+pub(super) fn user_id(access_token: &str) -> &str {
+    access_token.split_once('-').map_or(access_token, |(user_id, _)| user_id)
+}
+
 pub(super) fn alphanumeric(rng: &mut fastrand::Rng, length: usize) -> String {
-    (0..length)
-        .filter_map(|_| rng.choice(ALPHANUMERIC))
-        .map(|&byte| char::from(byte))
-        .collect()
+    (0..length).filter_map(|_| rng.choice(ALPHANUMERIC)).map(|&byte| char::from(byte)).collect()
 }
 
 /// What the register knows of a (`consumer_key`, `access_token`) pair.

@@ -82,25 +82,17 @@ impl Stream {
         match fault {
             Fault::Status { .. } | Fault::EchoCredentials => {}
             Fault::DropAfter { posts, mid_record } => {
-                self.condition = Condition::CountDown {
-                    posts,
-                    ending: Ending::Drop { mid_record },
-                };
+                self.condition =
+                    Condition::CountDown { posts, ending: Ending::Drop { mid_record } };
             }
             Fault::EndAfter { posts } => {
-                self.condition = Condition::CountDown {
-                    posts,
-                    ending: Ending::Clean,
-                };
+                self.condition = Condition::CountDown { posts, ending: Ending::Clean };
             }
             Fault::Stall => self.condition = Condition::Stall,
             Fault::SlowBytes { every } => self.condition = Condition::SlowBytes { every },
             Fault::Garbage { lines } => self.interlude = Some(Interlude::Garbage { lines }),
             Fault::OverLongRecord { bytes } => {
-                self.interlude = Some(Interlude::OverLong {
-                    left: bytes,
-                    begun: false,
-                });
+                self.interlude = Some(Interlude::OverLong { left: bytes, begun: false });
             }
             Fault::Disconnect { code, reason } => self.end(Ending::Disconnect { code, reason }),
         }
@@ -129,9 +121,7 @@ impl Pacer {
         };
         let nanoseconds = now.saturating_duration_since(self.started).as_nanos();
         let due = nanoseconds * u128::from(rate.get()) / 1_000_000_000;
-        u64::try_from(due)
-            .unwrap_or(u64::MAX)
-            .saturating_sub(self.sent)
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.sent)
     }
 
     /// When the next post is due.
@@ -187,11 +177,7 @@ impl Connection {
     ) -> Self {
         let started = Instant::now();
         Self {
-            pacer: Pacer {
-                rate: shared.rate,
-                started,
-                sent: 0,
-            },
+            pacer: Pacer { rate: shared.rate, started, sent: 0 },
             shared,
             id,
             wire,
@@ -242,12 +228,7 @@ impl Connection {
         let now = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let State {
-            streams,
-            cursor,
-            tally,
-            ..
-        } = &mut *state;
+        let State { streams, cursor, tally, .. } = &mut *state;
         let Some(stream) = streams.get_mut(&self.id) else {
             return Step::End;
         };
@@ -277,12 +258,8 @@ impl Connection {
                 if let Some(Message { kind, json }) = cursor.take((shared.clock)()) {
                     let mut framed = Vec::new();
                     frame(&mut framed, &json, self.delimited);
-                    self.partial = Some(Partial {
-                        kind,
-                        json,
-                        framed: framed.into(),
-                        next_byte_at: now,
-                    });
+                    self.partial =
+                        Some(Partial { kind, json, framed: framed.into(), next_byte_at: now });
                     return Step::Wait(Some(now));
                 }
             }
@@ -300,11 +277,8 @@ impl Connection {
             tally.delivered(Kind::KeepAlive);
             return Step::Send(Bytes::from_static(b"\r\n"));
         }
-        let next = if batch.exhausted {
-            keep_alive_at
-        } else {
-            keep_alive_at.min(self.pacer.next())
-        };
+        let next =
+            if batch.exhausted { keep_alive_at } else { keep_alive_at.min(self.pacer.next()) };
         Step::Wait(Some(next))
     }
 
@@ -356,11 +330,7 @@ impl Connection {
                 self.last_step = Some(Step::End);
                 tally.delivered(Kind::Notice);
                 let mut framed = Vec::new();
-                frame(
-                    &mut framed,
-                    &disconnect(*code, self.id, reason),
-                    self.delimited,
-                );
+                frame(&mut framed, &disconnect(*code, self.id, reason), self.delimited);
                 Step::Send(framed.into())
             }
             Ending::Drop { mid_record: false } => Step::Cut,
@@ -386,20 +356,14 @@ impl Connection {
         due: u64,
         now: SystemTime,
     ) -> Batch {
-        let mut batch = Batch {
-            chunk: Vec::new(),
-            posts: 0,
-            exhausted: false,
-        };
+        let mut batch = Batch { chunk: Vec::new(), posts: 0, exhausted: false };
         while batch.posts < due && batch.chunk.len() < CHUNK {
             let Some(message) = cursor.take(now) else {
                 batch.exhausted = true;
                 break;
             };
             if batch.chunk.is_empty() {
-                let expected = usize::try_from(due)
-                    .unwrap_or(usize::MAX)
-                    .saturating_mul(3_000);
+                let expected = usize::try_from(due).unwrap_or(usize::MAX).saturating_mul(3_000);
                 batch.chunk.reserve(expected.min(CHUNK + CHUNK / 8));
             }
             frame(&mut batch.chunk, &message.json, self.delimited);
@@ -468,10 +432,7 @@ fn interlude(stream: &mut Stream, delimited: bool) -> Option<Bytes> {
     match stream.interlude.as_mut()? {
         Interlude::Garbage { lines } => {
             let lines = GARBAGE.iter().cycle().zip(0..*lines);
-            let chunk = lines
-                .flat_map(|(line, _)| [*line, b"\r\n"])
-                .collect::<Vec<_>>()
-                .concat();
+            let chunk = lines.flat_map(|(line, _)| [*line, b"\r\n"]).collect::<Vec<_>>().concat();
             stream.interlude = None;
             Some(chunk.into())
         }
@@ -508,11 +469,7 @@ mod tests {
     use super::*;
 
     fn pacer(rate: u32) -> Pacer {
-        Pacer {
-            rate: NonZeroU32::new(rate),
-            started: Instant::now(),
-            sent: 0,
-        }
+        Pacer { rate: NonZeroU32::new(rate), started: Instant::now(), sent: 0 }
     }
 
     #[test]
@@ -557,9 +514,7 @@ mod tests {
         let bytes = 3 * CHUNK as u64 + 7;
         stream.apply(Fault::OverLongRecord { bytes });
         let mut record = interlude(&mut stream, false).unwrap().to_vec();
-        let Some(Interlude::OverLong { left, .. }) = &mut stream.interlude else {
-            panic!()
-        };
+        let Some(Interlude::OverLong { left, .. }) = &mut stream.interlude else { panic!() };
         while *left > 0 {
             record.extend_from_slice(&over_long_part(left));
         }

@@ -31,6 +31,8 @@ pub(super) struct Cursor {
     supply: Supply,
     /// How many posts may still be taken.
     left: Option<u64>,
+    /// How many were, each once.
+    taken: u64,
     /// Taken by a connection that ended before it had sent them in full.
     handed_back: VecDeque<Message>,
     /// Where keep-alives stand between posts.
@@ -43,6 +45,7 @@ impl Cursor {
         Self {
             supply,
             left: limit,
+            taken: 0,
             handed_back: VecDeque::new(),
             rng: fastrand::Rng::with_seed(seed),
             buffer: Vec::new(),
@@ -76,17 +79,21 @@ impl Cursor {
             Supply::Replay(records) => {
                 let record = records.next()?;
                 json.extend_from_slice(&record.json);
-                if record.post {
-                    Kind::Post(None)
-                } else {
-                    Kind::Notice
-                }
+                if record.post { Kind::Post(None) } else { Kind::Notice }
             }
         };
-        if let (Kind::Post(_), Some(left)) = (&kind, &mut self.left) {
-            *left = left.saturating_sub(1);
+        if matches!(kind, Kind::Post(_)) {
+            self.taken += 1;
+            self.left = self.left.map(|left| left.saturating_sub(1));
         }
         Some(Message { json, kind })
+    }
+
+    /// From now on no new post is taken; one that was handed back still is. Returns how many were
+    /// taken in all.
+    pub(super) fn end(&mut self) -> u64 {
+        self.left = Some(0);
+        self.taken
     }
 
     pub(super) fn hand_back(&mut self, message: Message) {

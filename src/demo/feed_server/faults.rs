@@ -106,10 +106,7 @@ impl Faults {
         match self.next.front() {
             Some(fault) if fault.is_answer() == answer => self.next.pop_front(),
             Some(_) => None,
-            None => self
-                .each
-                .clone()
-                .filter(|fault| fault.is_answer() == answer),
+            None => self.each.clone().filter(|fault| fault.is_answer() == answer),
         }
     }
 }

@@ -137,8 +137,7 @@ impl Json {
                 let digit = usize::from((*unit >> shift) & 0xf);
                 digits.get(digit).copied().unwrap_or_default()
             };
-            self.out
-                .extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
+            self.out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
         }
     }
 }
@@ -151,21 +150,12 @@ mod tests {
     fn every_style_is_the_same_json() {
         let text = "a\"b\\c/d\ne\tf\u{7}\u{1b}\u{7f}g <h> é 日本 \u{1f468}\u{200d}\u{1f469} \u{2028} the quick brown fox";
         let mut written = Vec::new();
-        for style in [
-            Style::Ascii,
-            Style::Unicode,
-            Style::BareSlashes,
-            Style::Needless,
-        ] {
+        for style in [Style::Ascii, Style::Unicode, Style::BareSlashes, Style::Needless] {
             let mut json = Json::default();
             json.style(style);
             json.text(text);
             let out = json.finish();
-            assert_eq!(
-                serde_json::from_slice::<String>(&out).unwrap(),
-                text,
-                "{style:?}"
-            );
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text, "{style:?}");
             written.push(out);
         }
         assert!(written[0].is_ascii() && !written[1].is_ascii());

@@ -39,7 +39,7 @@ pub use refusal::Refusal;
 pub use statistics::Statistics;
 
 use super::Clock;
-use accounts::{Register, Standing};
+use accounts::{Register, Standing, user_id};
 use connection::{Connection, Ending, Stream};
 use cursor::{Cursor, Supply};
 use faults::Faults;
@@ -166,6 +166,8 @@ struct State {
     /// By the order in which they were opened.
     streams: BTreeMap<u64, Stream>,
     next_stream: u64,
+    /// How many streams were opened with each access token.
+    opened: BTreeMap<String, u64>,
 }
 
 impl Shared {
@@ -187,22 +189,14 @@ impl FeedServer {
     /// See [`Error`].
     pub async fn start(options: Options) -> Result<Self, Error> {
         let (supply, seed) = match options.source {
-            Source::Generated {
-                seed,
-                track,
-                matching,
-            } => (
-                Supply::Generated(Box::new(Generator::new(seed, &track, matching)?)),
-                seed,
-            ),
+            Source::Generated { seed, track, matching } => {
+                (Supply::Generated(Box::new(Generator::new(seed, &track, matching)?)), seed)
+            }
             Source::Replay(recording) => (Supply::Replay(recording.into_records().into_iter()), 0),
         };
         let cursor = Cursor::new(supply, options.limit, seed);
         let mut register = Register::default();
-        options
-            .accounts
-            .into_iter()
-            .for_each(|account| register.accept(account));
+        options.accounts.into_iter().for_each(|account| register.accept(account));
         let (sockets, address) = Sockets::bind().await?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -213,6 +207,7 @@ impl FeedServer {
                 cursor,
                 streams: BTreeMap::new(),
                 next_stream: 1,
+                opened: BTreeMap::new(),
             }),
             rate: options.rate,
             keep_alive: options.keep_alive,
@@ -229,12 +224,7 @@ impl FeedServer {
             // It has no error to give, and ends with the task.
             let _ = axum::serve(sockets, service).await;
         });
-        Ok(Self {
-            shared,
-            address,
-            wires,
-            task,
-        })
+        Ok(Self { shared, address, wires, task })
     }
 
     /// The endpoint: `http://127.0.0.1:PORT/1.1/statuses/filter.json`.
@@ -247,15 +237,8 @@ impl FeedServer {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let state = self.shared.lock();
-        let open = state
-            .streams
-            .values()
-            .filter(|stream| !stream.is_ending())
-            .count();
-        Statistics {
-            open,
-            ..state.tally.statistics.clone()
-        }
+        let open = state.streams.values().filter(|stream| !stream.is_ending()).count();
+        Statistics { open, ..state.tally.statistics.clone() }
     }
 
     /// Waits until the statistics fulfil a condition, for ever if need be.
@@ -269,6 +252,12 @@ impl FeedServer {
             // The sender lives as long as self: there is no error.
             let _ = changes.changed().await;
         }
+    }
+
+    /// How many streams were opened with an access token.
+    #[must_use]
+    pub fn opened_with(&self, access_token: &str) -> u64 {
+        self.shared.lock().opened.get(access_token).copied().unwrap_or_default()
     }
 
     /// The rows that the matching posts delivered so far must become, in the order of delivery. Empty for a replay, or
@@ -288,15 +277,10 @@ impl FeedServer {
         let mut state = self.shared.lock();
         state.register.revoke(access_token);
         if revocation == Revocation::Cut {
-            for stream in state
-                .streams
-                .values_mut()
-                .filter(|stream| stream.access_token == access_token)
+            for stream in
+                state.streams.values_mut().filter(|stream| stream.access_token == access_token)
             {
-                stream.end(Ending::Disconnect {
-                    code: 6,
-                    reason: "token revoked".to_owned(),
-                });
+                stream.end(Ending::Disconnect { code: 6, reason: "token revoked".to_owned() });
             }
         }
         drop(state);
@@ -309,15 +293,18 @@ impl FeedServer {
         match when {
             When::Each => state.faults.each(fault),
             When::Open if !fault.is_answer() => {
-                state
-                    .streams
-                    .values_mut()
-                    .for_each(|stream| stream.apply(fault.clone()));
+                state.streams.values_mut().for_each(|stream| stream.apply(fault.clone()));
             }
             When::Next | When::Open => state.faults.next(fault),
         }
         drop(state);
         self.shared.changed();
+    }
+
+    /// Ends the posts: what was begun is sent, and then only keep-alives. Returns when it is so.
+    pub async fn end_posts(&self) {
+        let taken = self.shared.lock().cursor.end();
+        self.wait_until(|statistics| statistics.posts_sent >= taken).await;
     }
 
     /// Forgets the faults that wait, and cures the open streams. What was ended stays so.
@@ -342,12 +329,7 @@ async fn filter(
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let text = |name| {
-        parts
-            .headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
+    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let fault = {
         let mut state = shared.lock();
         state.tally.statistics.last_user_agent = text(header::USER_AGENT).map(str::to_owned);
@@ -380,9 +362,7 @@ async fn open(
     if parts.method != Method::GET && parts.method != Method::POST {
         return Err(Refusal::Method);
     }
-    let body = to_bytes(body, BODY_BYTES)
-        .await
-        .map_err(|_| Refusal::TooLong)?;
+    let body = to_bytes(body, BODY_BYTES).await.map_err(|_| Refusal::TooLong)?;
     let text = |name| match parts.headers.get(name) {
         Some(value) => value.to_str().map_err(|_| Refusal::Malformed),
         None => Ok(""),
@@ -390,10 +370,7 @@ async fn open(
     let form = text(header::CONTENT_TYPE)?
         .split(';')
         .next()
-        .is_some_and(|kind| {
-            kind.trim()
-                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        });
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"));
     let request = SignedRequest {
         method: parts.method.as_str(),
         scheme: "http",
@@ -406,10 +383,7 @@ async fn open(
     let claims = Claims::read(&request)?;
     let mut state = shared.lock();
     let state = &mut *state;
-    match state
-        .register
-        .standing(&claims.consumer_key, &claims.access_token)
-    {
+    match state.register.standing(&claims.consumer_key, &claims.access_token) {
         Standing::Accepted(account) => {
             if !claims.signed_with(&account.consumer_secret, &account.access_token_secret) {
                 return Err(Refusal::WrongSignature);
@@ -424,13 +398,9 @@ async fn open(
         Standing::Unknown => return Err(Refusal::UnknownCredentials),
     }
     state.nonces.admit(&claims, (shared.clock)())?;
-    let track = parameter(&request, "track")
-        .filter(|track| !track.is_empty())
-        .ok_or(Refusal::NoFilter)?;
-    if track
-        .split(',')
-        .any(|phrase| !(1..=60).contains(&phrase.len()))
-    {
+    let track =
+        parameter(&request, "track").filter(|track| !track.is_empty()).ok_or(Refusal::NoFilter)?;
+    if track.split(',').any(|phrase| !(1..=60).contains(&phrase.len())) {
         return Err(Refusal::PhraseLength);
     }
     if track.split(',').count() > PHRASES {
@@ -441,7 +411,7 @@ async fn open(
 }
 
 impl State {
-    /// Opens a stream; the oldest one with the same token gives way.
+    /// Opens a stream; the oldest one of the same user gives way, whatever token it was opened with.
     fn open(
         &mut self,
         shared: &Arc<Shared>,
@@ -451,33 +421,25 @@ impl State {
         peer: &Peer,
     ) -> Connection {
         let statistics = &mut self.tally.statistics;
-        let oldest = self
-            .streams
-            .values_mut()
-            .find(|stream| stream.access_token == access_token && !stream.is_ending());
+        let oldest = self.streams.values_mut().find(|stream| {
+            user_id(&stream.access_token) == user_id(&access_token) && !stream.is_ending()
+        });
         if let Some(oldest) = oldest {
             statistics.cut_oldest += 1;
             // X: "the same credentials were used to connect a new stream and the oldest was disconnected".
-            oldest.end(Ending::Disconnect {
-                code: 7,
-                reason: "admin logout".to_owned(),
-            });
+            oldest.end(Ending::Disconnect { code: 7, reason: "admin logout".to_owned() });
         }
         statistics.connects += 1;
         statistics.last_track = Some(track);
+        *self.opened.entry(access_token.clone()).or_default() += 1;
         let mut stream = Stream::new(access_token);
         if let Some(fault) = self.faults.take(false) {
             stream.apply(fault);
         }
         let id = self.next_stream;
         self.next_stream += 1;
-        let connection = Connection::new(
-            Arc::clone(shared),
-            id,
-            &stream,
-            peer.wire.clone(),
-            delimited,
-        );
+        let connection =
+            Connection::new(Arc::clone(shared), id, &stream, peer.wire.clone(), delimited);
         self.streams.insert(id, stream);
         connection
     }
@@ -485,11 +447,7 @@ impl State {
 
 /// The first value of a parameter of the query or the form.
 fn parameter(request: &SignedRequest<'_>, name: &str) -> Option<String> {
-    let query = request
-        .query
-        .map(str::as_bytes)
-        .into_iter()
-        .flat_map(form_parameters);
+    let query = request.query.map(str::as_bytes).into_iter().flat_map(form_parameters);
     let form = request.form.into_iter().flat_map(form_parameters);
     query
         .chain(form)
@@ -500,21 +458,14 @@ fn parameter(request: &SignedRequest<'_>, name: &str) -> Option<String> {
 fn stream_answer(connection: Connection) -> Response<Body> {
     let mut response = Response::new(connection.into_body());
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 fn fault_answer(fault: Fault, authorization: &str) -> Response<Body> {
     let (code, headers, body_template) = match fault {
-        Fault::Status {
-            code,
-            headers,
-            body_template,
-        } => (code, headers, body_template),
+        Fault::Status { code, headers, body_template } => (code, headers, body_template),
         _ => (
             StatusCode::UNAUTHORIZED,
             HeaderMap::new(),
@@ -522,11 +473,8 @@ fn fault_answer(fault: Fault, authorization: &str) -> Response<Body> {
                 .to_owned(),
         ),
     };
-    let mut response = answer(
-        code,
-        "text/plain",
-        body_template.replace("{authorization}", authorization),
-    );
+    let mut response =
+        answer(code, "text/plain", body_template.replace("{authorization}", authorization));
     for (name, value) in &headers {
         response.headers_mut().insert(name.clone(), value.clone());
     }

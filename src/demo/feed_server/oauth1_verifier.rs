@@ -12,11 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encod
 use super::refusal::Refusal;
 
 /// What RFC 5849 section 3.6 leaves unescaped.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How far a request's timestamp may be from the server's clock. X answers "Timestamp out of bounds" beyond
 /// five minutes.
@@ -70,9 +66,7 @@ impl Claims {
             }
         }
         protocol.remove("realm");
-        let signature = protocol
-            .remove("oauth_signature")
-            .ok_or(Refusal::Malformed)?;
+        let signature = protocol.remove("oauth_signature").ok_or(Refusal::Malformed)?;
         let signature =
             aws_smithy_types::base64::decode(signature).map_err(|_| Refusal::Malformed)?;
         let required = |name: &str| match protocol.get(name) {
@@ -80,9 +74,7 @@ impl Claims {
             _ => Err(Refusal::Malformed),
         };
         if required("oauth_signature_method")? != "HMAC-SHA1"
-            || protocol
-                .get("oauth_version")
-                .is_some_and(|version| version != "1.0")
+            || protocol.get("oauth_version").is_some_and(|version| version != "1.0")
         {
             return Err(Refusal::Malformed);
         }
@@ -91,19 +83,10 @@ impl Claims {
             return Err(Refusal::Malformed);
         }
         let mut parameters: Vec<Parameter<'_>> = Vec::new();
-        parameters.extend(
-            request
-                .query
-                .map(str::as_bytes)
-                .into_iter()
-                .flat_map(form_parameters),
-        );
+        parameters.extend(request.query.map(str::as_bytes).into_iter().flat_map(form_parameters));
         parameters.extend(request.form.into_iter().flat_map(form_parameters));
         parameters.extend(protocol.iter().map(|(name, value)| {
-            (
-                Cow::Borrowed(name.as_bytes()),
-                Cow::Borrowed(value.as_bytes()),
-            )
+            (Cow::Borrowed(name.as_bytes()), Cow::Borrowed(value.as_bytes()))
         }));
         Ok(Self {
             consumer_key: required("oauth_consumer_key")?,
@@ -147,9 +130,7 @@ impl Nonces {
         let oldest = now.saturating_sub(TIMESTAMP_TOLERANCE.as_secs());
         let newest = now.saturating_add(TIMESTAMP_TOLERANCE.as_secs());
         if !(oldest..=newest).contains(&claims.timestamp)
-            || self
-                .forgotten
-                .is_some_and(|forgotten| claims.timestamp <= forgotten)
+            || self.forgotten.is_some_and(|forgotten| claims.timestamp <= forgotten)
         {
             return Err(Refusal::StaleTimestamp);
         }
@@ -161,12 +142,7 @@ impl Nonces {
             }
             self.held = self.held.saturating_sub(entry.remove().len());
         }
-        if self
-            .by_timestamp
-            .entry(claims.timestamp)
-            .or_default()
-            .insert(nonce_digest(claims))
-        {
+        if self.by_timestamp.entry(claims.timestamp).or_default().insert(nonce_digest(claims)) {
             self.held += 1;
             Ok(())
         } else {
@@ -218,11 +194,7 @@ fn base_string_uri(request: &SignedRequest<'_>) -> String {
     let host = request.host.to_ascii_lowercase();
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let host = host.strip_suffix(default_port).unwrap_or(&host);
-    let path = if request.path.is_empty() {
-        "/"
-    } else {
-        request.path
-    };
+    let path = if request.path.is_empty() { "/" } else { request.path };
     format!("{scheme}://{host}{path}")
 }
 
@@ -239,10 +211,7 @@ fn authorization_parameters(header: &str) -> Result<Vec<Parameter<'static>>, Ref
             return Ok(parameters);
         }
         let (name, after) = rest.split_once('=').ok_or(Refusal::Malformed)?;
-        let quoted = after
-            .trim_start()
-            .strip_prefix('"')
-            .ok_or(Refusal::Malformed)?;
+        let quoted = after.trim_start().strip_prefix('"').ok_or(Refusal::Malformed)?;
         // Percent-encoding leaves no quote and no backslash in a value; the realm, a quoted-string, may hold
         // both behind a backslash.
         let mut escaped = false;
@@ -265,21 +234,16 @@ fn authorization_parameters(header: &str) -> Result<Vec<Parameter<'static>>, Ref
 
 /// The parameters of a query or of a form body (section 3.4.1.3.1), as bytes: what is not UTF-8 was signed too.
 pub(super) fn form_parameters(encoded: &[u8]) -> impl Iterator<Item = Parameter<'_>> {
-    encoded
-        .split(|&byte| byte == b'&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let mut halves = pair.splitn(2, |&byte| byte == b'=');
-            let mut half = || form_decode(halves.next().unwrap_or_default());
-            (half(), half())
-        })
+    encoded.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let mut halves = pair.splitn(2, |&byte| byte == b'=');
+        let mut half = || form_decode(halves.next().unwrap_or_default());
+        (half(), half())
+    })
 }
 
 fn form_decode(encoded: &[u8]) -> Cow<'_, [u8]> {
-    let spaced: Vec<u8> = encoded
-        .iter()
-        .map(|&byte| if byte == b'+' { b' ' } else { byte })
-        .collect();
+    let spaced: Vec<u8> =
+        encoded.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
     Cow::Owned(percent_decode(&spaced).collect())
 }
 
@@ -359,70 +323,21 @@ mod tests {
         };
         let path = altered(request.path, "/", "/x");
         let host = altered(request.host, ".", "-");
-        assert!(
-            !verifies(
-                &SignedRequest {
-                    path: &path,
-                    ..*request
-                },
-                secrets
-            ),
-            "path"
-        );
-        assert!(
-            !verifies(
-                &SignedRequest {
-                    host: &host,
-                    ..*request
-                },
-                secrets
-            ),
-            "host"
-        );
-        assert!(
-            !verifies(
-                &SignedRequest {
-                    method: "PUT",
-                    ..*request
-                },
-                secrets
-            ),
-            "method"
-        );
-        let scheme = if request.scheme == "http" {
-            "https"
-        } else {
-            "http"
-        };
-        assert!(
-            !verifies(&SignedRequest { scheme, ..*request }, secrets),
-            "scheme"
-        );
+        assert!(!verifies(&SignedRequest { path: &path, ..*request }, secrets), "path");
+        assert!(!verifies(&SignedRequest { host: &host, ..*request }, secrets), "host");
+        assert!(!verifies(&SignedRequest { method: "PUT", ..*request }, secrets), "method");
+        let scheme = if request.scheme == "http" { "https" } else { "http" };
+        assert!(!verifies(&SignedRequest { scheme, ..*request }, secrets), "scheme");
         let query = request.query.map(|query| altered(query, "=", "=x"));
         if query.is_some() {
             assert!(
-                !verifies(
-                    &SignedRequest {
-                        query: query.as_deref(),
-                        ..*request
-                    },
-                    secrets
-                ),
+                !verifies(&SignedRequest { query: query.as_deref(), ..*request }, secrets),
                 "query"
             );
         }
         if let Some(form) = request.form {
             let form = [form, b"x"].concat();
-            assert!(
-                !verifies(
-                    &SignedRequest {
-                        form: Some(&form),
-                        ..*request
-                    },
-                    secrets
-                ),
-                "form"
-            );
+            assert!(!verifies(&SignedRequest { form: Some(&form), ..*request }, secrets), "form");
         }
         for (from, to) in [
             ("oauth_nonce=\"", "oauth_nonce=\"x"),
@@ -431,25 +346,16 @@ mod tests {
             ("oauth_signature=\"", "oauth_signature=\"AAAA"),
         ] {
             let authorization = altered(request.authorization, from, to);
-            let request = SignedRequest {
-                authorization: &authorization,
-                ..*request
-            };
+            let request = SignedRequest { authorization: &authorization, ..*request };
             assert!(!verifies(&request, secrets), "{from}");
         }
         let [consumer_secret, access_token_secret] = secrets;
         let mut longer = consumer_secret.to_owned();
         longer.push('x');
-        assert!(
-            !verifies(request, [&longer, access_token_secret]),
-            "consumer secret"
-        );
+        assert!(!verifies(request, [&longer, access_token_secret]), "consumer secret");
         let mut longer = access_token_secret.to_owned();
         longer.push('x');
-        assert!(
-            !verifies(request, [consumer_secret, &longer]),
-            "access token secret"
-        );
+        assert!(!verifies(request, [consumer_secret, &longer]), "access token secret");
     }
 
     #[test]
@@ -514,30 +420,12 @@ mod tests {
 
     #[test]
     fn rfc_5849_section_3_4_1_2_base_string_uri() {
-        let uri = |scheme, host, path| {
-            base_string_uri(&SignedRequest {
-                scheme,
-                host,
-                path,
-                ..PHOTOS
-            })
-        };
-        assert_eq!(
-            uri("HTTP", "EXAMPLE.COM:80", "/r%20v/X"),
-            "http://example.com/r%20v/X"
-        );
-        assert_eq!(
-            uri("https", "www.example.net:8080", "/"),
-            "https://www.example.net:8080/"
-        );
-        assert_eq!(
-            uri("https", "www.example.net:443", "/"),
-            "https://www.example.net/"
-        );
-        assert_eq!(
-            uri("http", "www.example.net:443", "/"),
-            "http://www.example.net:443/"
-        );
+        let uri =
+            |scheme, host, path| base_string_uri(&SignedRequest { scheme, host, path, ..PHOTOS });
+        assert_eq!(uri("HTTP", "EXAMPLE.COM:80", "/r%20v/X"), "http://example.com/r%20v/X");
+        assert_eq!(uri("https", "www.example.net:8080", "/"), "https://www.example.net:8080/");
+        assert_eq!(uri("https", "www.example.net:443", "/"), "https://www.example.net/");
+        assert_eq!(uri("http", "www.example.net:443", "/"), "http://www.example.net:443/");
     }
 
     #[test]
@@ -548,13 +436,8 @@ mod tests {
 
     #[test]
     fn what_is_not_oauth_1_0_with_hmac_sha1_is_refused() {
-        let refusal = |authorization: &str| {
-            Claims::read(&SignedRequest {
-                authorization,
-                ..GUIDE
-            })
-            .err()
-        };
+        let refusal =
+            |authorization: &str| Claims::read(&SignedRequest { authorization, ..GUIDE }).err();
         assert_eq!(refusal(""), Some(Refusal::Unsigned));
         assert_eq!(refusal("Bearer AAAA"), Some(Refusal::Unsigned));
         for (from, to) in [
@@ -564,37 +447,22 @@ mod tests {
             ("oauth_nonce=", "other="),
             ("oauth_nonce=", "oauth_token="),
             ("oauth_timestamp=\"", "oauth_timestamp=\"+"),
-            (
-                "oauth_timestamp=\"",
-                "oauth_timestamp=\"99999999999999999999",
-            ),
+            ("oauth_timestamp=\"", "oauth_timestamp=\"99999999999999999999"),
             ("oauth_signature=\"", "oauth_signature=\"*"),
             ("oauth_nonce=\"", "oauth_nonce="),
             ("\", oauth_timestamp", "\" oauth_timestamp"),
         ] {
             let authorization = GUIDE.authorization.replacen(from, to, 1);
             assert_ne!(authorization, GUIDE.authorization);
-            assert_eq!(
-                refusal(&authorization),
-                Some(Refusal::Malformed),
-                "{from} -> {to}"
-            );
+            assert_eq!(refusal(&authorization), Some(Refusal::Malformed), "{from} -> {to}");
         }
     }
 
     #[test]
     fn a_realm_with_commas_and_quotes_is_ignored() {
         let header =
-            GUIDE
-                .authorization
-                .replacen("OAuth ", r#"oauth realm="a, \"b\" c=\"d\"", "#, 1);
-        assert!(verifies(
-            &SignedRequest {
-                authorization: &header,
-                ..GUIDE
-            },
-            GUIDE_SECRETS
-        ));
+            GUIDE.authorization.replacen("OAuth ", r#"oauth realm="a, \"b\" c=\"d\"", "#, 1);
+        assert!(verifies(&SignedRequest { authorization: &header, ..GUIDE }, GUIDE_SECRETS));
     }
 
     fn claims(timestamp: u64, nonce: &str) -> Claims {
@@ -621,10 +489,7 @@ mod tests {
     fn a_nonce_serves_once_per_timestamp_and_token() {
         let mut nonces = Nonces::default();
         assert_eq!(nonces.admit(&claims(1_000, "n"), at(1_000)), Ok(()));
-        assert_eq!(
-            nonces.admit(&claims(1_000, "n"), at(1_000)),
-            Err(Refusal::NonceReused)
-        );
+        assert_eq!(nonces.admit(&claims(1_000, "n"), at(1_000)), Err(Refusal::NonceReused));
         assert_eq!(nonces.admit(&claims(1_001, "n"), at(1_000)), Ok(()));
         assert_eq!(nonces.admit(&claims(1_000, "m"), at(1_000)), Ok(()));
         let mut other = claims(1_000, "n");
@@ -638,20 +503,11 @@ mod tests {
         nonces.admit(&claims(1_000, "n"), at(1_000)).unwrap();
         nonces.admit(&claims(2_000, "n"), at(2_000)).unwrap();
         assert_eq!(nonces.held, 1);
-        assert_eq!(
-            nonces.admit(&claims(1_000, "n"), at(2_000)),
-            Err(Refusal::StaleTimestamp)
-        );
+        assert_eq!(nonces.admit(&claims(1_000, "n"), at(2_000)), Err(Refusal::StaleTimestamp));
         // Room is made by forgetting the oldest second, which is then refused as a whole.
         nonces.held = NONCES;
         nonces.admit(&claims(2_001, "n"), at(2_000)).unwrap();
-        assert_eq!(
-            nonces.admit(&claims(2_000, "n"), at(2_000)),
-            Err(Refusal::StaleTimestamp)
-        );
-        assert_eq!(
-            nonces.admit(&claims(2_000, "new"), at(2_000)),
-            Err(Refusal::StaleTimestamp)
-        );
+        assert_eq!(nonces.admit(&claims(2_000, "n"), at(2_000)), Err(Refusal::StaleTimestamp));
+        assert_eq!(nonces.admit(&claims(2_000, "new"), at(2_000)), Err(Refusal::StaleTimestamp));
     }
 }

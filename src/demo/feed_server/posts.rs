@@ -150,12 +150,9 @@ impl Generator {
             return Err(Error::CommonWord);
         }
         let mut rng = fastrand::Rng::with_seed(seed);
-        let dates: Vec<String> = (0..100)
-            .map(|_| date(rng.u64(1_160_000_000..1_530_000_000)))
-            .collect();
-        let users = (0..USERS)
-            .map(|index| user(&mut rng, index, &dates))
-            .collect();
+        let dates: Vec<String> =
+            (0..100).map(|_| date(rng.u64(1_160_000_000..1_530_000_000))).collect();
+        let users = (0..USERS).map(|index| user(&mut rng, index, &dates)).collect();
         Ok(Self {
             rng,
             word: track.to_owned(),
@@ -198,11 +195,7 @@ impl Generator {
             Box::new(ExpectedRow {
                 user: user.screen_name.clone(),
                 date: stamp.date,
-                text: if row_text.is_empty() {
-                    draft.text
-                } else {
-                    row_text
-                },
+                text: if row_text.is_empty() { draft.text } else { row_text },
                 id: id.to_string(),
             })
         })
@@ -263,10 +256,7 @@ impl Generator {
     fn id(&mut self, now: Duration) -> u64 {
         let milliseconds = now.saturating_sub(SNOWFLAKE_EPOCH).as_millis();
         let floor = u64::try_from(milliseconds << 22).unwrap_or(u64::MAX);
-        self.last_id = self
-            .last_id
-            .max(floor)
-            .saturating_add(self.rng.u64(1..4096));
+        self.last_id = self.last_id.max(floor).saturating_add(self.rng.u64(1..4096));
         self.last_id
     }
 
@@ -349,10 +339,8 @@ impl Generator {
                 }
                 full_text.push_str(&draft.text);
                 let shown = first_words(full_text, 110);
-                draft.text = format!(
-                    "{shown}\u{2026} https://t.co/{}",
-                    alphanumeric(&mut self.rng, 10)
-                );
+                draft.text =
+                    format!("{shown}\u{2026} https://t.co/{}", alphanumeric(&mut self.rng, 10));
             }
         }
         if matches!(flavour, Flavour::Quote) {
@@ -375,12 +363,7 @@ impl Generator {
     fn decorate(&mut self, draft: &mut Draft) {
         if self.rng.u32(..4) == 0 {
             let hashtag = self.rng.choice(HASHTAGS).unwrap_or_default();
-            push_token(
-                &mut draft.text,
-                &mut draft.hashtags,
-                '#',
-                hashtag.to_owned(),
-            );
+            push_token(&mut draft.text, &mut draft.hashtags, '#', hashtag.to_owned());
         }
         if self.rng.u32(..4) == 0 {
             let name = self.screen_name();
@@ -415,11 +398,7 @@ impl Generator {
             2 => self.word.to_ascii_uppercase(),
             _ => {
                 let flip = |c: char| {
-                    if self.rng.bool() {
-                        c.to_ascii_uppercase()
-                    } else {
-                        c.to_ascii_lowercase()
-                    }
+                    if self.rng.bool() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() }
                 };
                 self.word.chars().map(flip).collect()
             }
@@ -468,10 +447,7 @@ impl Generator {
                 word.get(half..).unwrap_or_default()
             ),
             // X: "UTF-8 characters will match exactly, even in cases where an equivalent ASCII character exists".
-            8 => word
-                .bytes()
-                .filter_map(|byte| char::from_u32(u32::from(byte) + 0xfee0))
-                .collect(),
+            8 => word.bytes().filter_map(|byte| char::from_u32(u32::from(byte) + 0xfee0)).collect(),
             _ => format!("{word}{word}"),
         };
         let place = self.rng.u32(..3);
@@ -525,10 +501,7 @@ impl Generator {
 
     fn screen_name(&mut self) -> String {
         let index = self.rng.usize(..USERS);
-        self.users
-            .get(index)
-            .map(|user| user.screen_name.clone())
-            .unwrap_or_default()
+        self.users.get(index).map(|user| user.screen_name.clone()).unwrap_or_default()
     }
 
     fn write_post(
@@ -563,8 +536,7 @@ impl Generator {
             r#""in_reply_to_user_id_str":null,"in_reply_to_screen_name":null,"user":"#
         ));
         self.user(stamp.user, matches!(flavour, Flavour::Profile));
-        self.json
-            .raw(r#","geo":null,"coordinates":null,"place":null,"contributors":null"#);
+        self.json.raw(r#","geo":null,"coordinates":null,"place":null,"contributors":null"#);
         if !nested_first {
             self.nested(draft, stamp, id, flavour);
         }
@@ -585,8 +557,7 @@ impl Generator {
         } else {
             self.entities(&Draft::default());
         }
-        self.json
-            .raw(r#","favorited":false,"retweeted":false,"possibly_sensitive":false"#);
+        self.json.raw(r#","favorited":false,"retweeted":false,"possibly_sensitive":false"#);
         self.json.raw(r#","filter_level":"low","lang":"#);
         self.json.text(draft.lang);
         self.json.raw(r#","timestamp_ms":""#);
@@ -605,32 +576,21 @@ impl Generator {
             Flavour::Retweet | Flavour::NearRetweet => {
                 let text = draft.text.split_once(": ").map_or("", |(_, text)| text);
                 let range = end(text);
-                let mut nested = Draft {
-                    lang: draft.lang,
-                    text: text.to_owned(),
-                    ..Draft::default()
-                };
+                let mut nested =
+                    Draft { lang: draft.lang, text: text.to_owned(), ..Draft::default() };
                 nested
                     .hashtags
                     .extend(draft.hashtags.iter().map(|(text, _)| (text.clone(), range)));
-                nested.mentions.extend(
-                    draft
-                        .mentions
-                        .iter()
-                        .skip(1)
-                        .map(|(name, _)| (name.clone(), range)),
-                );
+                nested
+                    .mentions
+                    .extend(draft.mentions.iter().skip(1).map(|(name, _)| (name.clone(), range)));
                 self.json.raw(r#""retweeted_status":{"#);
                 self.nested_post(&nested, draft.retweeted, &stamp.date, nested_id);
                 self.json.raw(r#"},"is_quote_status":false"#);
             }
             Flavour::Quote => {
                 let (lang, sentence) = self.sentence();
-                let nested = Draft {
-                    lang,
-                    text: sentence.to_owned(),
-                    ..Draft::default()
-                };
+                let nested = Draft { lang, text: sentence.to_owned(), ..Draft::default() };
                 self.json.raw(r#""quoted_status_id":"#);
                 self.json.number(nested_id);
                 self.json.raw(r#","quoted_status_id_str":""#);
@@ -732,21 +692,13 @@ impl Generator {
         let json = &mut self.json;
         json.raw(r#"{"hashtags":["#);
         for (index, (hashtag, range)) in draft.hashtags.iter().enumerate() {
-            json.raw(if index == 0 {
-                r#"{"text":"#
-            } else {
-                r#",{"text":"#
-            });
+            json.raw(if index == 0 { r#"{"text":"# } else { r#",{"text":"# });
             json.text(hashtag);
             indices(json, *range);
         }
         json.raw(r#"],"urls":["#);
         for (index, (url, range)) in draft.urls.iter().enumerate() {
-            json.raw(if index == 0 {
-                r#"{"url":"#
-            } else {
-                r#",{"url":"#
-            });
+            json.raw(if index == 0 { r#"{"url":"# } else { r#",{"url":"# });
             json.text(&url.short);
             json.raw(r#","expanded_url":"#);
             json.text(&url.expanded);
@@ -756,11 +708,7 @@ impl Generator {
         }
         json.raw(r#"],"user_mentions":["#);
         for (index, (name, range)) in draft.mentions.iter().enumerate() {
-            json.raw(if index == 0 {
-                r#"{"screen_name":"#
-            } else {
-                r#",{"screen_name":"#
-            });
+            json.raw(if index == 0 { r#"{"screen_name":"# } else { r#",{"screen_name":"# });
             json.text(name);
             json.raw(r#","name":"Somebody","id":783214,"id_str":"783214""#);
             indices(json, *range);
@@ -812,9 +760,7 @@ fn user(rng: &mut fastrand::Rng, index: usize, dates: &[String]) -> User {
         "ka", "mi", "ro", "ne", "shi", "to", "lu", "be", "dan", "vel", "or", "pix", "ya", "zen",
         "gra", "fu",
     ];
-    let name: String = (0..rng.usize(2..4))
-        .filter_map(|_| rng.choice(SYLLABLES))
-        .collect();
+    let name: String = (0..rng.usize(2..4)).filter_map(|_| rng.choice(SYLLABLES)).collect();
     User {
         // A track is all letters: with its digits no name can be one, and no two are the same.
         screen_name: format!("{name}{index}"),
@@ -882,10 +828,7 @@ fn insert(text: &mut String, sentence: &str, place: u32, parts: &[&str]) -> [usi
 /// As much of the beginning as `limit` characters hold, ending before a space where there is one: a near miss cut
 /// in the middle could be a match.
 fn first_words(text: &str, limit: usize) -> &str {
-    let cut = text
-        .char_indices()
-        .nth(limit)
-        .map_or(text.len(), |(at, _)| at);
+    let cut = text.char_indices().nth(limit).map_or(text.len(), |(at, _)| at);
     let shown = text.get(..cut).unwrap_or(text);
     shown
         .rfind(' ')
@@ -927,10 +870,7 @@ mod tests {
     }
 
     fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-        value
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// A second opinion on what matches: every place X names, cut into words.
@@ -945,14 +885,10 @@ mod tests {
                 ("user_mentions", &["screen_name"]),
                 ("urls", &["expanded_url", "display_url"]),
             ] {
-                let list = post
-                    .pointer(&format!("{entities}/{list}"))
-                    .and_then(Value::as_array);
+                let list = post.pointer(&format!("{entities}/{list}")).and_then(Value::as_array);
                 for entity in list.into_iter().flatten() {
-                    searched.extend(
-                        keys.iter()
-                            .map(|key| entity[key].as_str().unwrap().to_owned()),
-                    );
+                    searched
+                        .extend(keys.iter().map(|key| entity[key].as_str().unwrap().to_owned()));
                 }
             }
         }
@@ -980,11 +916,7 @@ mod tests {
             assert_eq!(row.id, post["id"].as_u64().unwrap().to_string());
             let truncated = post["truncated"].as_bool().unwrap();
             assert_eq!(truncated, post.get("extended_tweet").is_some());
-            let pointer = if truncated {
-                "/extended_tweet/full_text"
-            } else {
-                "/text"
-            };
+            let pointer = if truncated { "/extended_tweet/full_text" } else { "/text" };
             assert_eq!(row.text, text(&post, pointer));
         }
     }
@@ -993,12 +925,7 @@ mod tests {
     fn near_misses_are_many_and_contain_the_letters_of_the_word() {
         let near = posts(3, 0.0, 2_000)
             .iter()
-            .filter(|(json, _)| {
-                parse(json)
-                    .to_string()
-                    .to_ascii_lowercase()
-                    .contains("amazon")
-            })
+            .filter(|(json, _)| parse(json).to_string().to_ascii_lowercase().contains("amazon"))
             .count();
         assert!(near > 600, "{near}");
     }
@@ -1006,16 +933,11 @@ mod tests {
     #[test]
     fn the_share_of_matches_is_the_one_asked_for() {
         for matching in [0.0, 0.01, 0.5, 1.0] {
-            let matches = posts(4, matching, 10_000)
-                .iter()
-                .filter(|(_, row)| row.is_some())
-                .count();
+            let matches =
+                posts(4, matching, 10_000).iter().filter(|(_, row)| row.is_some()).count();
             let expected = 10_000.0 * matching;
             let difference = (f64::from(u32::try_from(matches).unwrap()) - expected).abs();
-            assert!(
-                difference <= 0.02 * expected + 30.0,
-                "{matching}: {matches}"
-            );
+            assert!(difference <= 0.02 * expected + 30.0, "{matching}: {matches}");
         }
     }
 
@@ -1040,11 +962,7 @@ mod tests {
             }
         }
         let collisions = rows.values().filter(|count| **count > 1).count();
-        assert!(
-            (20..200).contains(&collisions),
-            "{collisions} of {}",
-            rows.len()
-        );
+        assert!((20..200).contains(&collisions), "{collisions} of {}", rows.len());
     }
 
     #[test]
@@ -1053,60 +971,28 @@ mod tests {
         let bytes: usize = posts.iter().map(|(json, _)| json.len()).sum();
         let average = bytes / posts.len();
         assert!((2_000..3_000).contains(&average), "{average}");
-        let raw: Vec<String> = posts
-            .iter()
-            .map(|(json, _)| String::from_utf8(json.clone()).unwrap())
-            .collect();
+        let raw: Vec<String> =
+            posts.iter().map(|(json, _)| String::from_utf8(json.clone()).unwrap()).collect();
         let parsed: Vec<Value> = posts.iter().map(|(json, _)| parse(json)).collect();
         let languages: HashSet<&str> = parsed.iter().map(|post| text(post, "/lang")).collect();
         for language in ["ja", "en", "ar", "fr"] {
             assert!(languages.contains(language), "{language}");
         }
-        let some_text = |wanted: &str| {
-            parsed
-                .iter()
-                .any(|post| text(post, "/text").contains(wanted))
-        };
-        for wanted in [
-            "\u{200d}",
-            "\"",
-            "\\",
-            "\n",
-            "\u{7}",
-            "&amp;",
-            "日",
-            "é",
-            "م",
-            "\u{1f468}",
-        ] {
+        let some_text =
+            |wanted: &str| parsed.iter().any(|post| text(post, "/text").contains(wanted));
+        for wanted in ["\u{200d}", "\"", "\\", "\n", "\u{7}", "&amp;", "日", "é", "م", "\u{1f468}"]
+        {
             assert!(some_text(wanted), "{wanted:?}");
         }
         // The last but one: an escaped small ASCII letter. The last: a bare LF between tokens.
-        for wanted in [
-            "\\ud83d\\ude2d",
-            "\\/",
-            "t.co/",
-            "\\u00e9",
-            "é",
-            "\\u006E",
-            "\n",
-        ] {
+        for wanted in ["\\ud83d\\ude2d", "\\/", "t.co/", "\\u00e9", "é", "\\u006E", "\n"] {
             assert!(raw.iter().any(|json| json.contains(wanted)), "{wanted:?}");
         }
-        assert!(
-            raw.iter()
-                .all(|json| !json.contains('\r') && !json.contains("\\r\\n"))
-        );
+        assert!(raw.iter().all(|json| !json.contains('\r') && !json.contains("\\r\\n")));
         for member in ["retweeted_status", "quoted_status", "extended_tweet"] {
-            assert!(
-                parsed.iter().any(|post| post.get(member).is_some()),
-                "{member}"
-            );
+            assert!(parsed.iter().any(|post| post.get(member).is_some()), "{member}");
         }
-        assert!(
-            raw.iter()
-                .any(|json| json.starts_with(r#"{"retweeted_status""#))
-        );
+        assert!(raw.iter().any(|json| json.starts_with(r#"{"retweeted_status""#)));
     }
 
     #[test]
@@ -1123,14 +1009,7 @@ mod tests {
         kinds.sort();
         assert_eq!(
             kinds,
-            [
-                "delete",
-                "limit",
-                "scrub_geo",
-                "status_withheld",
-                "user_withheld",
-                "warning"
-            ]
+            ["delete", "limit", "scrub_geo", "status_withheld", "user_withheld", "warning"]
         );
     }
 
@@ -1142,20 +1021,8 @@ mod tests {
 
     #[test]
     fn a_track_that_would_blind_the_oracle_is_refused() {
-        for track in [
-            "",
-            "ab",
-            "two words",
-            "a,b",
-            "日本語",
-            "amazon.com",
-            "v1beta",
-        ] {
-            assert_eq!(
-                Generator::new(1, track, 0.5).err(),
-                Some(Error::NotAWord),
-                "{track}"
-            );
+        for track in ["", "ab", "two words", "a,b", "日本語", "amazon.com", "v1beta"] {
+            assert_eq!(Generator::new(1, track, 0.5).err(), Some(Error::NotAWord), "{track}");
         }
         for track in ["https", "Coffee", "example", "station"] {
             let expected = (track != "Coffee").then_some(Error::CommonWord);

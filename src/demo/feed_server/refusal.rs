@@ -68,10 +68,9 @@ impl Refusal {
                 StatusCode::NOT_ACCEPTABLE,
                 "No filter parameters found. Expect at least one parameter: follow track locations",
             ),
-            Self::PhraseLength => plain(
-                StatusCode::NOT_ACCEPTABLE,
-                "Parameter track item has a bad length",
-            ),
+            Self::PhraseLength => {
+                plain(StatusCode::NOT_ACCEPTABLE, "Parameter track item has a bad length")
+            }
             Self::TooLong => plain(StatusCode::PAYLOAD_TOO_LARGE, "Parameter list too long"),
             Self::Method => {
                 let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
@@ -93,12 +92,7 @@ pub(super) fn answer(
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let content_type = header::HeaderValue::from_static(content_type);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response.headers_mut().insert(
-        header::CONNECTION,
-        header::HeaderValue::from_static("close"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }

@@ -83,10 +83,8 @@ impl Recording {
         let mut records = Vec::new();
         match serde_json::from_slice::<IgnoredAny>(content) {
             Ok(_) => {
-                let start = content
-                    .iter()
-                    .position(|byte| !byte.is_ascii_whitespace())
-                    .unwrap_or(0);
+                let start =
+                    content.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
                 let document = content.get(start..).unwrap_or_default();
                 let statuses = serde_json::from_slice::<Search>(document)
                     .is_ok_and(|search| search.statuses.is_some());
@@ -135,16 +133,10 @@ fn lines(
         match serde_json::from_slice::<IgnoredAny>(line) {
             Ok(_) => records.push(record(line, index + 1)?),
             Err(_) if records.is_empty() && whole.line() > index + 1 => {
-                return Err(Error::Json {
-                    line: whole.line(),
-                    column: whole.column(),
-                });
+                return Err(Error::Json { line: whole.line(), column: whole.column() });
             }
             Err(error) => {
-                return Err(Error::Json {
-                    line: index + 1,
-                    column: error.column(),
-                });
+                return Err(Error::Json { line: index + 1, column: error.column() });
             }
         }
     }
@@ -161,9 +153,7 @@ fn elements(array: &[u8], first_line: usize, records: &mut Vec<Record>) -> Resul
             let blank = element.len() - element.trim_ascii_start().len();
             if !element.trim_ascii().is_empty() {
                 let line = first_line + line_at(array, start + blank) - 1;
-                end = record(element.trim_ascii(), line)
-                    .map(|record| records.push(record))
-                    .err();
+                end = record(element.trim_ascii(), line).map(|record| records.push(record)).err();
             }
             start = at + 1;
         }
@@ -227,10 +217,7 @@ fn record(json: &[u8], line: usize) -> Result<Record, Error> {
     }
     let post = serde_json::from_slice::<Shape>(json)
         .is_ok_and(|shape| shape.user.is_some() && (shape.id.is_some() || shape.id_str.is_some()));
-    Ok(Record {
-        json: compact(json),
-        post,
-    })
+    Ok(Record { json: compact(json), post })
 }
 
 /// Without the whitespace between tokens; strings and numbers stay as they were written.
@@ -313,9 +300,7 @@ mod tests {
     }
 
     fn error(content: &str) -> String {
-        Recording::parse(content.as_bytes())
-            .unwrap_err()
-            .to_string()
+        Recording::parse(content.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
@@ -344,18 +329,8 @@ mod tests {
 
     #[test]
     fn a_recording_without_posts_is_refused() {
-        for content in [
-            "",
-            "\n \r\n",
-            "[]",
-            "{\"statuses\":[]}",
-            "{\"limit\":{\"track\":1}}",
-        ] {
-            assert_eq!(
-                error(content),
-                "the recording holds no posts",
-                "{content:?}"
-            );
+        for content in ["", "\n \r\n", "[]", "{\"statuses\":[]}", "{\"limit\":{\"track\":1}}"] {
+            assert_eq!(error(content), "the recording holds no posts", "{content:?}");
         }
     }
 

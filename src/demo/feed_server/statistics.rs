@@ -40,14 +40,9 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(oracle: bool, keep_rows: bool) -> Self {
-        let statistics = Statistics {
-            posts_sent_matching: oracle.then_some(0),
-            ..Statistics::default()
-        };
-        Self {
-            statistics,
-            rows: keep_rows.then(Vec::new),
-        }
+        let statistics =
+            Statistics { posts_sent_matching: oracle.then_some(0), ..Statistics::default() };
+        Self { statistics, rows: keep_rows.then(Vec::new) }
     }
 
     /// Counts a message that was handed over in full; returns how many posts that is.

@@ -2,26 +2,14 @@
 
 /// Sentences without the word: language, text. Texts are as v1.1 has them, `&`, `<` and `>` as HTML entities.
 pub(super) const SENTENCES: [(&str, &str); 36] = [
-    (
-        "en",
-        "Just finished the long run along the river, legs are done",
-    ),
-    (
-        "en",
-        "Does anybody know a good place for ramen near the station?",
-    ),
+    ("en", "Just finished the long run along the river, legs are done"),
+    ("en", "Does anybody know a good place for ramen near the station?"),
     ("en", "Reading on the train again \u{1f4d6}\u{1f687}"),
     ("en", "He said \"never again\" and then did it again"),
-    (
-        "en",
-        "Path is C:\\temp\\new and the other one is /usr/local",
-    ),
+    ("en", "Path is C:\\temp\\new and the other one is /usr/local"),
     ("en", "Tom &amp; Jerry &lt;3 that is all I need today"),
     ("en", "first line\nsecond line\n\nlast line"),
-    (
-        "en",
-        "tabs\tand bells\u{7} and escapes \u{1b}[31mred\u{1b}[0m in one post",
-    ),
+    ("en", "tabs\tand bells\u{7} and escapes \u{1b}[31mred\u{1b}[0m in one post"),
     (
         "en",
         "Our family \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{200d}\u{1f466} at the beach \u{1f3d6}\u{fe0f}",
@@ -30,18 +18,9 @@ pub(super) const SENTENCES: [(&str, &str); 36] = [
         "en",
         "Proud day \u{1f3f3}\u{fe0f}\u{200d}\u{1f308} \u{1f9d1}\u{1f3fd}\u{200d}\u{1f680} \u{1f44d}\u{1f3ff}",
     ),
-    (
-        "en",
-        "line separator\u{2028}paragraph separator\u{2029}zero width\u{200b}space",
-    ),
-    (
-        "en",
-        "it costs 5\u{20ac} or \u{a3}4, that is {\"price\": 5} in JSON",
-    ),
-    (
-        "en",
-        "'single' and `back` quotes \u{2014} and dashes \u{2013} too\u{2026}",
-    ),
+    ("en", "line separator\u{2028}paragraph separator\u{2029}zero width\u{200b}space"),
+    ("en", "it costs 5\u{20ac} or \u{a3}4, that is {\"price\": 5} in JSON"),
+    ("en", "'single' and `back` quotes \u{2014} and dashes \u{2013} too\u{2026}"),
     ("ja", "今日はとても良い天気ですね。散歩に行きたいです"),
     ("ja", "新しい本を買いました！週末に読むのが楽しみ📚"),
     ("ja", "電車が遅れていて会議に間に合わないかも😭"),

@@ -99,13 +99,7 @@ impl Listener for Sockets {
                 let _ = stream.set_nodelay(true);
                 let wire = Wire::default();
                 self.wires.add(&wire);
-                return (
-                    Socket {
-                        stream,
-                        wire: wire.clone(),
-                    },
-                    Peer { wire },
-                );
+                return (Socket { stream, wire: wire.clone() }, Peer { wire });
             }
             // Out of file descriptors, say: what frees one is a connection's end, which needs time.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -113,9 +107,7 @@ impl Listener for Sockets {
     }
 
     fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer {
-            wire: Wire::default(),
-        })
+        Ok(Peer { wire: Wire::default() })
     }
 }
 
@@ -123,13 +115,7 @@ impl Sockets {
     pub(super) async fn bind() -> io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        Ok((
-            Self {
-                listener,
-                wires: Wires::default(),
-            },
-            address,
-        ))
+        Ok((Self { listener, wires: Wires::default() }, address))
     }
 }
 

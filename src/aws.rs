@@ -1,0 +1,67 @@
+//! The AWS SDK: how it is set up for all services, and what its errors mean where they are the same
+//! for all.
+
+use std::error::Error;
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_secretsmanager::config::SharedHttpClient;
+use aws_smithy_http_client::tls;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+
+use crate::config::is_loopback;
+use crate::telemetry::{chain, peer_text};
+
+/// The SDK's own default chain, with the region of the configuration first, and a name in the user
+/// agent that tells the audit trail which version asked. `None` where no region is configured.
+///
+/// Its HTTP client knows no proxy: the SDK's own would send the token of the credentials endpoint
+/// through `HTTP_PROXY`, in clear.
+pub async fn sdk_config(region: Option<&str>) -> Option<SdkConfig> {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(Duration::from_secs(10))
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client(usize::MAX))
+        .timeout_config(timeouts);
+    if let Ok(name) = AppName::new(concat!("twitterstream-", env!("CARGO_PKG_VERSION"))) {
+        loader = loader.app_name(name);
+    }
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    let sdk = loader.load().await;
+    if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
+        tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
+    }
+    sdk.region().is_some().then_some(sdk)
+}
+
+/// A client of the one TLS stack that knows no proxy, and keeps so many idle connections to a host.
+pub fn http_client(idle_connections: usize) -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .pool_max_idle_per_host(idle_connections)
+        .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
+        .build_https()
+}
+
+/// Why there are no AWS credentials, where it is that which made a request fail.
+pub fn no_task_role(error: &(dyn Error + 'static)) -> Option<String> {
+    let text = chain(error);
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(
+            CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
+        ) = error.downcast_ref()
+        {
+            return Some(peer_text(&text));
+        }
+        cause = error.source();
+    }
+    // The SDK has no type for it: a credentials endpoint that answers 4xx has refused the token or
+    // does not know the task, and will again.
+    text.contains("HTTP credential provider: StatusCode(4").then(|| peer_text(&text))
+}

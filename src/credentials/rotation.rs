@@ -1,0 +1,533 @@
+//! Rotation: a new set of credentials is found, offered, and adopted only once it is proven.
+//!
+//! [`Rotation`] looks where the staging labels are (`DescribeSecret`, no value), fetches only a
+//! version that it does not hold, and offers the set that the labels describe as a [`Candidate`].
+//! Whoever uses the credentials tries the candidate and says what became of it ([`Verdict`]). Until
+//! a candidate is proven the set in use stays in use: secrets that rotate one by one are a torn set
+//! for a while, which no service accepts.
+//!
+//! A set is offered when two looks in a row agree, so that one that is being torn right now is
+//! seldom offered, and an offer that was overtaken by the labels is replaced or taken back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::secrets_manager::{FetchError, Labels};
+use super::{Credential, Generation, Held, Reference, SecretsManager};
+use crate::retry::Jitter;
+use crate::telemetry::chain;
+
+/// How many looks in a row may find something new before the set is offered as it is.
+const LOOKS: usize = 5;
+
+/// Events of a rotation come in a bunch, one for each secret. The first is waited with for so long.
+const BUNCH: Duration = Duration::from_millis(20);
+
+/// The first wait, and the longest, between looks while something is amiss: the set in use or a
+/// candidate was refused, or a rotation is under way (AWSPENDING is elsewhere than AWSCURRENT).
+const HASTE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long a rotation may be under way before it counts as left behind by a failed one.
+const UNDER_WAY: Duration = Duration::from_mins(10);
+
+/// How the worker came to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was time.
+    Poll,
+    /// An event in the queue said that a label has moved.
+    Event,
+    /// The feed refused the set in use.
+    Refusal,
+    /// SIGHUP.
+    Signal,
+}
+
+impl Reason {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Event => "event",
+            Self::Refusal => "refusal",
+            Self::Signal => "signal",
+        }
+    }
+}
+
+/// A set that is offered instead of the one in use.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The set.
+    pub generation: Arc<Generation>,
+    /// The staging label that it was taken from.
+    pub stage: &'static str,
+    learnt: Reason,
+    learnt_at: Instant,
+    /// How long it took to know the labels and to have the values.
+    fetched_in: Duration,
+}
+
+/// What became of a set.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It was accepted. From now on it is the one in use.
+    Accepted {
+        /// The set.
+        generation: Arc<Generation>,
+        /// How long the proof took.
+        proven_in: Duration,
+    },
+    /// It was refused.
+    Refused {
+        /// The set.
+        generation: Arc<Generation>,
+    },
+}
+
+/// Where the labels and values come from: Secrets Manager, or a simulation of it.
+pub trait Vault: Send + Sync + 'static {
+    /// Which version carries which label.
+    fn labels(
+        &self,
+        references: &[(Credential, Reference)],
+    ) -> impl Future<Output = Result<Vec<Labels>, FetchError>> + Send;
+
+    /// The values.
+    fn fetch(
+        &self,
+        references: &[(Credential, Reference)],
+    ) -> impl Future<Output = Result<Vec<Held>, FetchError>> + Send;
+}
+
+impl Vault for SecretsManager {
+    async fn labels(
+        &self,
+        references: &[(Credential, Reference)],
+    ) -> Result<Vec<Labels>, FetchError> {
+        Self::labels(self, references).await
+    }
+
+    async fn fetch(&self, references: &[(Credential, Reference)]) -> Result<Vec<Held>, FetchError> {
+        Self::fetch(self, references).await
+    }
+}
+
+/// The side of whoever uses the credentials.
+#[derive(Debug)]
+pub struct Port {
+    /// The set that is offered; `None` while the one in use is the right one.
+    pub candidates: watch::Receiver<Option<Arc<Candidate>>>,
+    /// What became of a set.
+    pub verdicts: mpsc::UnboundedSender<Verdict>,
+}
+
+/// What is known of the credentials, for the log and for whoever watches the worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// When the set in use was adopted.
+    pub adopted_at: Instant,
+    /// When the labels were last seen.
+    pub looked_at: Instant,
+}
+
+/// The settings of a rotation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where each credential is kept.
+    pub references: Vec<(Credential, Reference)>,
+    /// How often to look, give or take a tenth.
+    pub poll: Duration,
+    /// Whether a refused AWSCURRENT may be bridged by AWSPENDING, then AWSPREVIOUS.
+    pub bridge: bool,
+}
+
+/// The task that looks. It ends when its triggers and its port are gone.
+pub struct Rotation<V> {
+    vault: V,
+    settings: Settings,
+    /// The set in use.
+    current: Arc<Generation>,
+    current_refused: bool,
+    candidate: Option<Arc<Candidate>>,
+    /// The sets that were refused since the labels last moved, without their values.
+    refused: Vec<Versions>,
+    /// Versions that were fetched and are in no set yet.
+    spare: Vec<Held>,
+    labels: Vec<Labels>,
+    labels_moved_at: Instant,
+    haste: Option<Jitter>,
+    next_look: Instant,
+    trouble: Option<Trouble>,
+    offers: watch::Sender<Option<Arc<Candidate>>>,
+    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    triggers: mpsc::UnboundedReceiver<Reason>,
+    status: watch::Sender<Status>,
+}
+
+/// What keeps the worker from looking, as far as a change of it is worth a line.
+struct Trouble {
+    kind: &'static str,
+    waits: Jitter,
+}
+
+impl<V: Vault> Rotation<V> {
+    /// A rotation that starts from the set in use, with the port of whoever uses it.
+    pub fn new(
+        vault: V,
+        settings: Settings,
+        current: Arc<Generation>,
+        triggers: mpsc::UnboundedReceiver<Reason>,
+    ) -> (Self, Port, watch::Receiver<Status>) {
+        let (offers, candidates) = watch::channel(None);
+        let (sender, verdicts) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        let (status, statuses) = watch::channel(Status { adopted_at: now, looked_at: now });
+        let next_look = now + jittered(settings.poll);
+        let rotation = Self {
+            vault,
+            settings,
+            current,
+            current_refused: false,
+            candidate: None,
+            refused: Vec::new(),
+            spare: Vec::new(),
+            labels: Vec::new(),
+            labels_moved_at: now,
+            haste: None,
+            next_look,
+            trouble: None,
+            offers,
+            verdicts,
+            triggers,
+            status,
+        };
+        (rotation, Port { candidates, verdicts: sender }, statuses)
+    }
+
+    /// Looks, offers and hears verdicts, until nobody uses the credentials any more.
+    pub async fn run(mut self) {
+        loop {
+            let reason = tokio::select! {
+                biased;
+                verdict = self.verdicts.recv() => match verdict {
+                    Some(verdict) => match self.hear(verdict) {
+                        Some(reason) => reason,
+                        None => continue,
+                    },
+                    None => return,
+                },
+                Some(reason) = self.triggers.recv() => {
+                    sleep(BUNCH).await;
+                    reason
+                }
+                () = sleep_until(self.next_look) => Reason::Poll,
+            };
+            // Whoever asked while nobody looked is answered by this look. Who asks while it goes on
+            // gets another one: a label may have moved behind it.
+            while self.triggers.try_recv().is_ok() {}
+            match self.look(reason).await {
+                Ok(()) => self.looked(),
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Hears what became of a set; returns a reason to look.
+    fn hear(&mut self, verdict: Verdict) -> Option<Reason> {
+        match verdict {
+            Verdict::Accepted { generation, proven_in } => {
+                self.accepted(generation, proven_in);
+                None
+            }
+            Verdict::Refused { generation } if generation.is_same_set(&self.current) => {
+                // While it stays refused the looks are paced by the haste, not by its retries.
+                let first = !std::mem::replace(&mut self.current_refused, true);
+                first.then_some(Reason::Refusal)
+            }
+            Verdict::Refused { generation } => {
+                let versions = versions_of(&generation);
+                if self.refused.contains(&versions) {
+                    return None;
+                }
+                tracing::warn!(
+                    moves = %Moves(&self.current, &generation),
+                    "the feed refused a new set of credentials; the one in use stays",
+                );
+                self.refused.push(versions);
+                self.hurry();
+                // Another label may be worth a try at once.
+                self.settings.bridge.then_some(Reason::Refusal)
+            }
+        }
+    }
+
+    fn accepted(&mut self, generation: Arc<Generation>, proven_in: Duration) {
+        if generation.is_same_set(&self.current) {
+            self.current_refused = false;
+            return;
+        }
+        // Another set may have been offered while this one was proven; that offer stands.
+        let offer = self.candidate.take_if(|offer| offer.generation.is_same_set(&generation));
+        if self.candidate.is_none() {
+            self.offers.send_replace(None);
+        }
+        let now = Instant::now();
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        tracing::info!(
+            moves = %Moves(&self.current, &generation),
+            stage = offer.as_ref().map(|offer| offer.stage),
+            learnt_by = offer.as_ref().map(|offer| offer.learnt.name()),
+            fetched_in_seconds = offer.as_ref().map(|offer| seconds(offer.fetched_in)),
+            proven_in_seconds = seconds(proven_in),
+            total_seconds = offer.as_ref().map(|offer| seconds(now - offer.learnt_at)),
+            "rotated: a new set of credentials is in use",
+        );
+        self.refused.clear();
+        if std::mem::take(&mut self.current_refused) {
+            self.refused.push(versions_of(&self.current));
+        }
+        self.current = generation;
+        self.haste = None;
+        self.status.send_modify(|status| status.adopted_at = now);
+        // The labels may have moved on, or back, while this set was proven.
+        if self.candidate.is_none() && !self.is_in_use(&self.described(CURRENT)) {
+            self.next_look = now;
+        }
+    }
+
+    /// Looks until nothing is new, and offers what the labels describe.
+    async fn look(&mut self, reason: Reason) -> Result<(), FetchError> {
+        let learnt_at = Instant::now();
+        for round in 0..LOOKS {
+            let labels = self.vault.labels(&self.settings.references).await?;
+            let moved = labels != self.labels;
+            if moved {
+                self.labels = labels;
+                self.labels_moved_at = Instant::now();
+                self.refused.clear();
+            }
+            // A set that was refused is fetched again only where nothing better is known.
+            let refused = self.refused.contains(&self.described(CURRENT));
+            let fetched = !refused && self.fetch(CURRENT).await?;
+            if round > 0 && !moved && !fetched {
+                break;
+            }
+            if round == 0 && !fetched {
+                break;
+            }
+        }
+        self.status.send_modify(|status| status.looked_at = Instant::now());
+        self.offer(reason, learnt_at).await
+    }
+
+    /// Fetches the versions at a label that are not held. Whether there were any.
+    async fn fetch(&mut self, stage: &'static str) -> Result<bool, FetchError> {
+        let missing: Vec<(Credential, Reference)> = self
+            .wanted(stage)
+            .filter(|(credential, _, id)| self.held(*credential, id).is_none())
+            .map(|(credential, reference, _)| (credential, reference))
+            .collect();
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        let mut fetched = self.vault.fetch(&missing).await?;
+        // A version is held under the reference of the configuration, whatever label gave it.
+        for held in &mut fetched {
+            let configured = self
+                .settings
+                .references
+                .iter()
+                .find(|(credential, _)| *credential == held.credential);
+            if let Some((_, reference)) = configured {
+                held.reference = reference.clone();
+            }
+        }
+        self.spare.extend(fetched);
+        Ok(true)
+    }
+
+    /// What a label describes: each credential, where to fetch it, and its version's id. A
+    /// reference that names a label or version of its own keeps to it.
+    fn wanted(&self, stage: &'static str) -> impl Iterator<Item = (Credential, Reference, String)> {
+        self.settings.references.iter().filter_map(move |(credential, reference)| {
+            let stages = match reference.version().stage()? {
+                CURRENT if reference.version().id().is_none() => [stage, CURRENT],
+                own => [own, own],
+            };
+            let labels =
+                self.labels.iter().find(|labels| labels.secret_id == reference.secret_id())?;
+            // A failed rotation may leave no AWSPENDING: the current version then stands for it.
+            let (stage, id) = stages
+                .into_iter()
+                .find_map(|stage| Some((stage.to_owned(), labels.version_at(stage)?.to_owned())))?;
+            let place = match reference.version().id() {
+                Some(_) => reference.clone(),
+                None => reference.at_stage(&stage),
+            };
+            Some((*credential, place, id))
+        })
+    }
+
+    fn held(&self, credential: Credential, version_id: &str) -> Option<&Held> {
+        let candidate = self.candidate.iter().flat_map(|candidate| candidate.generation.held());
+        let mut all = self.current.held().iter().chain(candidate).chain(&self.spare);
+        all.find(|held| held.credential == credential && held.version_id == version_id)
+    }
+
+    /// The versions that a label describes. A credential without that label keeps the one in use.
+    fn described(&self, stage: &'static str) -> Versions {
+        let mut versions = versions_of(&self.current);
+        for (wanted, _, id) in self.wanted(stage) {
+            if let Some((_, version)) =
+                versions.iter_mut().find(|(credential, _)| *credential == wanted)
+            {
+                *version = id;
+            }
+        }
+        versions
+    }
+
+    fn is_in_use(&self, versions: &Versions) -> bool {
+        *versions == versions_of(&self.current)
+    }
+
+    /// Offers the set at AWSCURRENT where it is not in use. Where that is refused and a bridge is
+    /// allowed, the first of the other labels' sets that is not.
+    async fn offer(&mut self, reason: Reason, learnt_at: Instant) -> Result<(), FetchError> {
+        let choice = self.choice();
+        let offered = self.candidate.as_ref().map(|candidate| versions_of(&candidate.generation));
+        if choice.as_ref().map(|(_, versions)| versions) != offered.as_ref() {
+            self.candidate = match choice {
+                Some((stage, versions)) => {
+                    self.fetch(stage).await?;
+                    let held =
+                        versions.iter().filter_map(|(credential, id)| self.held(*credential, id));
+                    let generation = Arc::new(Generation::new(held.cloned().collect()));
+                    // A label that moved in this very moment is seen by the next look.
+                    (generation.held().len() == versions.len()).then(|| {
+                        let fetched_in = learnt_at.elapsed();
+                        Arc::new(Candidate {
+                            generation,
+                            stage,
+                            learnt: reason,
+                            learnt_at,
+                            fetched_in,
+                        })
+                    })
+                }
+                None => None,
+            };
+            self.offers.send_replace(self.candidate.clone());
+        }
+        // What is in no set any more is wiped here.
+        self.spare.clear();
+        Ok(())
+    }
+
+    fn choice(&self) -> Option<(&'static str, Versions)> {
+        let current = self.described(CURRENT);
+        let in_use = self.is_in_use(&current);
+        if in_use && !self.current_refused {
+            return None;
+        }
+        if !in_use && !self.refused.contains(&current) {
+            return Some((CURRENT, current));
+        }
+        if self.settings.bridge {
+            for stage in [PENDING, PREVIOUS] {
+                let other = self.described(stage);
+                match self.is_in_use(&other) {
+                    // The bridge that is in use holds until the labels move.
+                    true if !self.current_refused => return None,
+                    false if other != current && !self.refused.contains(&other) => {
+                        return Some((stage, other));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // Refused for now; services accept new keys some time after the label moved.
+        (!in_use).then_some((CURRENT, current))
+    }
+
+    /// Plans the next look after one that succeeded.
+    fn looked(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!("Secrets Manager answers again");
+        }
+        let under_way = self.labels.iter().any(|labels| {
+            let pending = labels.version_at(PENDING);
+            pending.is_some() && pending != labels.version_at(CURRENT)
+        }) && self.labels_moved_at.elapsed() < UNDER_WAY;
+        if under_way || self.current_refused || !self.refused.is_empty() {
+            self.hurry();
+        } else {
+            self.haste = None;
+            self.next_look = Instant::now() + jittered(self.settings.poll);
+        }
+    }
+
+    fn hurry(&mut self) {
+        let (first, most) = HASTE;
+        let wait = self.haste.get_or_insert(Jitter::new(first, most)).next_wait();
+        // Looking is never slower for being in haste.
+        self.next_look = Instant::now() + wait.min(jittered(self.settings.poll));
+    }
+
+    /// Plans the next look after one that failed. What is in use serves on.
+    fn failed(&mut self, error: &FetchError) {
+        let kind = error.cause.kind();
+        let first = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
+        if first {
+            let error = chain(error);
+            let generation_age_seconds = self.status.borrow().adopted_at.elapsed().as_secs();
+            tracing::error!(
+                error,
+                generation_age_seconds,
+                "the credentials cannot be refreshed; the set in use serves on"
+            );
+            let waits = Jitter::new(HASTE.0, self.settings.poll.max(HASTE.1));
+            self.trouble = Some(Trouble { kind, waits });
+        }
+        if let Some(trouble) = &mut self.trouble {
+            self.next_look = Instant::now() + trouble.waits.next_wait();
+        }
+    }
+}
+
+const CURRENT: &str = "AWSCURRENT";
+const PENDING: &str = "AWSPENDING";
+const PREVIOUS: &str = "AWSPREVIOUS";
+
+fn jittered(period: Duration) -> Duration {
+    period.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// The version of each credential of a set.
+type Versions = Vec<(Credential, String)>;
+
+fn versions_of(generation: &Generation) -> Versions {
+    generation.versions().map(|(credential, id)| (credential, id.to_owned())).collect()
+}
+
+/// Which secret moved from which version to which, for the log.
+struct Moves<'a>(&'a Generation, &'a Generation);
+
+impl fmt::Display for Moves<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.0.held().iter().zip(self.1.held());
+        let moved = pairs.filter(|(from, to)| from.version_id != to.version_id);
+        for (index, (from, to)) in moved.enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            let secret_id = to.reference.secret_id();
+            write!(f, "{separator}{secret_id} from {} to {}", from.version_id, to.version_id)?;
+        }
+        Ok(())
+    }
+}

@@ -41,6 +41,7 @@ pub async fn sdk_config(region: Option<&str>) -> Option<SdkConfig> {
 }
 
 /// A client of the one TLS stack that knows no proxy, and keeps so many idle connections to a host.
+#[must_use]
 pub fn http_client(idle_connections: usize) -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .pool_max_idle_per_host(idle_connections)
@@ -49,6 +50,7 @@ pub fn http_client(idle_connections: usize) -> SharedHttpClient {
 }
 
 /// Why there are no AWS credentials, where it is that which made a request fail.
+#[must_use]
 pub fn no_task_role(error: &(dyn Error + 'static)) -> Option<String> {
     let text = chain(error);
     let mut cause = Some(error);

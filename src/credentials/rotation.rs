@@ -315,10 +315,8 @@ impl<V: Vault> Rotation<V> {
             // A set that was refused is fetched again only where nothing better is known.
             let refused = self.refused.contains(&self.described(CURRENT));
             let fetched = !refused && self.fetch(CURRENT).await?;
-            if round > 0 && !moved && !fetched {
-                break;
-            }
-            if round == 0 && !fetched {
+            let news = fetched || (moved && round > 0);
+            if !news {
                 break;
             }
         }

@@ -311,13 +311,13 @@ async fn describe(
         failed(*credential, reference, Action::Look, cause_of(Action::Look, &error))
     })?;
     let stages = secret.version_ids_to_stages.unwrap_or_default();
-    Ok(Labels {
-        secret_id: reference.secret_id().to_owned(),
-        versions: stages
-            .into_iter()
-            .flat_map(|(id, labels)| labels.into_iter().map(move |label| (id.clone(), label)))
-            .collect(),
-    })
+    let mut versions: Vec<_> = stages
+        .into_iter()
+        .flat_map(|(id, labels)| labels.into_iter().map(move |label| (id.clone(), label)))
+        .collect();
+    // So that labels that have not moved are equal.
+    versions.sort();
+    Ok(Labels { secret_id: reference.secret_id().to_owned(), versions })
 }
 
 fn failed(

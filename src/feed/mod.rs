@@ -239,7 +239,7 @@ impl Feed {
     pub fn post<'a>(&mut self, record: &'a [u8]) -> Option<Box<Post<'a>>> {
         match Message::parse(record) {
             Message::Post(post) if self.is_double(&post.id) => {
-                self.counts.posts_doubled.increment()
+                self.counts.posts_doubled.increment();
             }
             Message::Post(post) => {
                 self.counts.posts_read.increment();

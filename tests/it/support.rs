@@ -86,7 +86,9 @@ impl Stage {
 
     /// New keys, that no log may show either.
     pub fn hide_keys(&self, account: &Account) {
-        keys_of(account).iter().for_each(|key| self.hide(key));
+        for key in keys_of(account) {
+            self.hide(&key);
+        }
     }
 
     /// Starts the worker. `variables` replace or add to those of the task definition.

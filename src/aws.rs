@@ -2,12 +2,15 @@
 //! for all.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::config::SharedHttpClient;
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::operation::RequestId;
 use aws_smithy_http_client::tls;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
@@ -47,6 +50,47 @@ pub fn http_client(idle_connections: usize) -> SharedHttpClient {
         .pool_max_idle_per_host(idle_connections)
         .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
         .build_https()
+}
+
+/// What a service answered, as far as it may be repeated. Never its `Debug`, which prints the raw body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The error code, or what failed before there was one.
+    pub code: String,
+    /// AWS's own words, bounded and escaped.
+    pub message: String,
+    /// For a question to AWS support and for CloudTrail.
+    pub request_id: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.code)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        self.request_id.as_deref().map_or(Ok(()), |id| write!(f, "; request id {id}"))
+    }
+}
+
+impl Answer {
+    /// The answer in an error of the SDK, or why there was none.
+    #[must_use]
+    pub fn of<E>(error: &SdkError<E>) -> Self
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+        SdkError<E>: RequestId,
+    {
+        if let SdkError::ServiceError(_) = error {
+            return Self {
+                code: peer_text(error.code().unwrap_or("no error code")),
+                message: peer_text(error.message().unwrap_or_default()),
+                request_id: error.request_id().map(peer_text),
+            };
+        }
+        let causes = error.source().map(chain).unwrap_or_default();
+        Self { code: error.to_string(), message: peer_text(&causes), request_id: None }
+    }
 }
 
 /// Why there are no AWS credentials, where it is that which made a request fail.

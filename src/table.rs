@@ -7,24 +7,21 @@
 //! to `date` + `#` + id, which no other post can have. Redelivery in any order changes nothing, and
 //! an item without an id, which another worker left behind, stays. `PutItem` is all that it needs.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
-use crate::aws::no_task_role;
+use crate::aws::{Answer, no_task_role};
 use crate::counts::Counts;
 use crate::retry::Jitter;
-use crate::telemetry::peer_text;
 
 /// How many rows wait in memory for the table, at the most. One has about 0.4 KB.
 pub const QUEUE: usize = 65_536;
@@ -58,30 +55,14 @@ pub struct Table {
 
 /// Why the table was not written.
 #[derive(Debug, thiserror::Error)]
-#[error("table {table} was not written ({code}{}{message}{})", separator(message), RequestIdOf(request_id.as_deref()))]
+#[error("table {table} was not written ({answer})")]
 pub struct TableError {
     /// What kind of failure it is.
     pub kind: Kind,
     /// The table's name or ARN.
     pub table: String,
-    /// The error code, or what failed before there was one.
-    pub code: String,
-    /// AWS's own words, bounded and escaped.
-    pub message: String,
-    /// For a question to AWS support and for CloudTrail.
-    pub request_id: Option<String>,
-}
-
-fn separator(message: &str) -> &'static str {
-    if message.is_empty() { "" } else { ": " }
-}
-
-struct RequestIdOf<'a>(Option<&'a str>);
-
-impl fmt::Display for RequestIdOf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |id| write!(f, "; request id {id}"))
-    }
+    /// What DynamoDB said.
+    pub answer: Answer,
 }
 
 /// The kinds of failure, by what can be done about them.
@@ -196,25 +177,8 @@ impl Table {
     /// Decides in one place what can be done. The codes are those of the DynamoDB API reference
     /// (`PutItem`, "Common Errors").
     fn error(&self, error: &SdkError<PutItemError>) -> TableError {
-        let table = self.name.clone();
-        let SdkError::ServiceError(refusal) = error else {
-            let source = std::error::Error::source(error);
-            return TableError {
-                kind: if no_task_role(error).is_some() {
-                    Kind::NoTaskRole
-                } else {
-                    Kind::Transient
-                },
-                table,
-                code: error.to_string(),
-                message: source
-                    .map(|cause| peer_text(&crate::telemetry::chain(cause)))
-                    .unwrap_or_default(),
-                request_id: None,
-            };
-        };
-        let code = error.code().unwrap_or("no error code");
-        let status = refusal.raw().status().as_u16();
+        let code = error.code().unwrap_or_default();
+        let status = error.raw_response().map_or(0, |response| response.status().as_u16());
         let kind = match code {
             "ConditionalCheckFailedException" => Kind::Taken,
             "ValidationException" | "ItemCollectionSizeLimitExceededException" => Kind::Invalid,
@@ -228,15 +192,10 @@ impl Table {
             "ResourceNotFoundException" => Kind::NoTable,
             "SerializationException" if status < 500 => Kind::Invalid,
             _ if status == 403 => Kind::Denied,
+            _ if no_task_role(error).is_some() => Kind::NoTaskRole,
             _ => Kind::Transient,
         };
-        TableError {
-            kind,
-            table,
-            code: peer_text(code),
-            message: peer_text(error.message().unwrap_or_default()),
-            request_id: error.request_id().map(peer_text),
-        }
+        TableError { kind, table: self.name.clone(), answer: Answer::of(error) }
     }
 
     /// Writes a row, however long it takes. Only a row that can never be written is given up.

@@ -120,7 +120,7 @@ pub async fn run(
     }
     writing.abort();
     let summary = counts.summary();
-    log(&summary, "stopped");
+    log(&summary, None, "stopped");
     reading.map_err(WorkerError::Feed)?;
     match summary.rows_waiting {
         0 => Ok(()),
@@ -255,52 +255,31 @@ async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
         ticks.tick().await;
         let summary = counts.summary();
         if summary != before {
-            log(&summary, "progress");
-            let rotation::Status { adopted_at, looked_at } = *status.borrow();
-            tracing::debug!(
-                generation_age_seconds = adopted_at.elapsed().as_secs(),
-                last_look_age_seconds = looked_at.elapsed().as_secs(),
-                "the credentials in use",
-            );
+            log(&summary, Some(*status.borrow()), "progress");
         }
         before = summary;
     }
 }
 
-fn log(summary: &Summary, message: &str) {
-    let Summary {
-        connects,
-        posts_read,
-        posts_doubled,
-        keep_alives,
-        notices,
-        unknown,
-        malformed,
-        over_long,
-        posts_matched,
-        rotation_events,
-        rotation_events_foreign,
-        rows_written,
-        rows_collided,
-        rows_rejected,
-        rows_waiting,
-    } = summary;
+fn log(counts: &Summary, credentials: Option<rotation::Status>, message: &str) {
     tracing::info!(
-        connects,
-        posts_read,
-        posts_doubled,
-        keep_alives,
-        notices,
-        unknown,
-        malformed,
-        over_long,
-        posts_matched,
-        rotation_events,
-        rotation_events_foreign,
-        rows_written,
-        rows_collided,
-        rows_rejected,
-        rows_waiting,
+        generation_age_seconds = credentials.map(|status| status.adopted_at.elapsed().as_secs()),
+        last_look_age_seconds = credentials.map(|status| status.looked_at.elapsed().as_secs()),
+        connects = counts.connects,
+        posts_read = counts.posts_read,
+        posts_doubled = counts.posts_doubled,
+        keep_alives = counts.keep_alives,
+        notices = counts.notices,
+        unknown = counts.unknown,
+        malformed = counts.malformed,
+        over_long = counts.over_long,
+        posts_matched = counts.posts_matched,
+        rotation_events = counts.rotation_events,
+        rotation_events_foreign = counts.rotation_events_foreign,
+        rows_written = counts.rows_written,
+        rows_collided = counts.rows_collided,
+        rows_rejected = counts.rows_rejected,
+        rows_waiting = counts.rows_waiting,
         "{message}",
     );
 }

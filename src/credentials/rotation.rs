@@ -529,3 +529,147 @@ impl fmt::Display for Moves<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use secrecy::SecretString;
+
+    use super::*;
+
+    /// Two secrets; the version at AWSCURRENT of each is what the test says.
+    #[derive(Clone, Default)]
+    struct Simulated {
+        current: Arc<Mutex<[String; 2]>>,
+        looks: Arc<AtomicUsize>,
+        fetches: Arc<Mutex<Vec<String>>>,
+    }
+
+    const KEYS: [Credential; 2] = [Credential::ConsumerKey, Credential::ConsumerSecret];
+
+    impl Simulated {
+        fn move_to(&self, versions: [&str; 2]) {
+            *self.current.lock().unwrap() = versions.map(str::to_owned);
+        }
+
+        fn version(&self, credential: Credential) -> String {
+            let index = KEYS.iter().position(|key| *key == credential).unwrap();
+            self.current.lock().unwrap()[index].clone()
+        }
+
+        fn held(&self, (credential, reference): &(Credential, Reference)) -> Held {
+            Held {
+                credential: *credential,
+                reference: reference.clone(),
+                version_id: self.version(*credential),
+                value: Arc::new(SecretString::from("MARKER")),
+            }
+        }
+    }
+
+    impl Vault for Simulated {
+        async fn labels(
+            &self,
+            references: &[(Credential, Reference)],
+        ) -> Result<Vec<Labels>, FetchError> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            let labels = references.iter().map(|(credential, reference)| Labels {
+                secret_id: reference.secret_id().to_owned(),
+                versions: vec![(self.version(*credential), CURRENT.to_owned())],
+            });
+            Ok(labels.collect())
+        }
+
+        async fn fetch(
+            &self,
+            references: &[(Credential, Reference)],
+        ) -> Result<Vec<Held>, FetchError> {
+            let held: Vec<Held> = references.iter().map(|wanted| self.held(wanted)).collect();
+            let fetched = held.iter().map(|held| held.version_id.clone());
+            self.fetches.lock().unwrap().extend(fetched);
+            Ok(held)
+        }
+    }
+
+    struct Started {
+        vault: Simulated,
+        current: Arc<Generation>,
+        port: Port,
+        status: watch::Receiver<Status>,
+        trigger: mpsc::UnboundedSender<Reason>,
+    }
+
+    fn start() -> Started {
+        let vault = Simulated::default();
+        vault.move_to(["a1", "b1"]);
+        let references: Vec<_> =
+            KEYS.map(|key| (key, key.default_secret().parse().unwrap())).into();
+        let held = references.iter().map(|wanted| vault.held(wanted)).collect();
+        let current = Arc::new(Generation::new(held));
+        let (trigger, triggers) = mpsc::unbounded_channel();
+        let settings = Settings { references, poll: Duration::from_hours(1), bridge: false };
+        let (rotation, port, status) =
+            Rotation::new(vault.clone(), settings, Arc::clone(&current), triggers);
+        tokio::spawn(rotation.run());
+        Started { vault, current, port, status, trigger }
+    }
+
+    impl Started {
+        /// Moves the labels and waits for the look that sees them.
+        async fn look_at(&mut self, versions: [&str; 2]) -> Option<Vec<String>> {
+            self.vault.move_to(versions);
+            self.trigger.send(Reason::Event).unwrap();
+            self.status.changed().await.unwrap();
+            // The offer follows the look without another wait.
+            tokio::task::yield_now().await;
+            let offered = self.port.candidates.borrow_and_update().clone()?;
+            Some(offered.generation.versions().map(|(_, id)| id.to_owned()).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn reasons_that_come_together_are_one_look() {
+        let mut started = start();
+        for reason in [Reason::Event, Reason::Signal, Reason::Event, Reason::Event] {
+            started.trigger.send(reason).unwrap();
+        }
+        started.status.changed().await.unwrap();
+        assert_eq!(started.vault.looks.load(Ordering::Relaxed), 1);
+        assert!(started.port.candidates.borrow().is_none());
+        assert!(started.vault.fetches.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_set_is_offered_whole_and_only_what_is_new_is_fetched() {
+        let mut started = start();
+        assert_eq!(started.look_at(["a2", "b1"]).await.unwrap(), ["a2", "b1"]);
+        assert_eq!(started.look_at(["a2", "b2"]).await.unwrap(), ["a2", "b2"]);
+        assert_eq!(*started.vault.fetches.lock().unwrap(), ["a2", "b2"]);
+    }
+
+    #[tokio::test]
+    async fn an_offer_is_taken_back_when_the_labels_move_back() {
+        let mut started = start();
+        assert!(started.look_at(["a2", "b2"]).await.is_some());
+        assert_eq!(started.look_at(["a1", "b1"]).await, None);
+        assert_eq!(*started.vault.fetches.lock().unwrap(), ["a2", "b2"]);
+    }
+
+    #[tokio::test]
+    async fn a_retired_set_is_let_go_and_nothing_else_holds_its_values() {
+        let mut started = start();
+        started.look_at(["a2", "b2"]).await.unwrap();
+        let generation = started.port.candidates.borrow().as_ref().unwrap().generation.clone();
+        let proven_in = Duration::ZERO;
+        started.port.verdicts.send(Verdict::Accepted { generation, proven_in }).unwrap();
+        started.status.changed().await.unwrap();
+        tokio::task::yield_now().await;
+        let values = started.current.held().iter().map(|held| Arc::strong_count(&held.value));
+        // This test's own is the only one left.
+        assert_eq!(values.collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(Arc::strong_count(&started.current), 1);
+        assert!(started.port.candidates.borrow().is_none());
+    }
+}

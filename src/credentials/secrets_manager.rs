@@ -21,8 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Credential, Held, Reference};
-use crate::aws::{http_client, no_task_role};
-use crate::telemetry::{chain, peer_text};
+use crate::aws::{Answer, http_client, no_task_role};
 
 /// The longest value that is taken, in bytes. X's longest credential has 50 characters; a header
 /// line of 8 KiB is what servers commonly allow.
@@ -181,27 +180,6 @@ impl Cause {
             | Self::Refused(_)
             | Self::Value { .. } => false,
         }
-    }
-}
-
-/// What Secrets Manager answered, as far as it may be repeated.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// The error code, or what failed before there was one.
-    pub code: String,
-    /// AWS's own words, bounded and escaped.
-    pub message: String,
-    /// For a question to AWS support and for CloudTrail.
-    pub request_id: Option<String>,
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.code)?;
-        if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
-        }
-        self.request_id.as_deref().map_or(Ok(()), |id| write!(f, "; request id {id}"))
     }
 }
 
@@ -506,13 +484,9 @@ where
     let SdkError::ServiceError(refusal) = error else {
         return unanswered(error);
     };
-    let code = error.code().unwrap_or("no error code");
+    let answer = Answer::of(error);
+    let code = error.code().unwrap_or_default();
     let message = error.message().unwrap_or_default();
-    let answer = Answer {
-        code: peer_text(code),
-        message: peer_text(message),
-        request_id: error.request_id().map(peer_text),
-    };
     let status = refusal.raw().status().as_u16();
     match code {
         "AccessDeniedException"
@@ -537,16 +511,15 @@ where
 }
 
 /// A request that got no answer: the network's fault, or the credentials'.
-fn unanswered<E: std::error::Error + 'static>(error: &SdkError<E>) -> Cause {
+fn unanswered<E>(error: &SdkError<E>) -> Cause
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+    SdkError<E>: RequestId,
+{
     if let Some(why) = no_task_role(error) {
         return Cause::NoTaskRole(why);
     }
-    let causes = std::error::Error::source(error).map(chain).unwrap_or_default();
-    Cause::Transient(Answer {
-        code: error.to_string(),
-        message: peer_text(&causes),
-        request_id: None,
-    })
+    Cause::Transient(Answer::of(error))
 }
 
 #[cfg(test)]

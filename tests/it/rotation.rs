@@ -54,6 +54,25 @@ async fn assert_nothing_lost(stage: &Stage, mut run: Run<'_>) {
     assert_eq!(rows, expected);
 }
 
+/// Moves AWSCURRENT of each secret to this version of it.
+async fn make_current(secrets: &aws_sdk_secretsmanager::Client, versions: &[String]) {
+    for (secret, version) in SECRETS.iter().zip(versions) {
+        let described = secrets.describe_secret().secret_id(*secret).send().await.unwrap();
+        let stages = described.version_ids_to_stages.unwrap();
+        let is_current = |labels: &[String]| labels.iter().any(|label| label == "AWSCURRENT");
+        let (current, _) = stages.iter().find(|(_, labels)| is_current(labels)).unwrap();
+        secrets
+            .update_secret_version_stage()
+            .secret_id(*secret)
+            .version_stage("AWSCURRENT")
+            .remove_from_version_id(current)
+            .move_to_version_id(version)
+            .send()
+            .await
+            .unwrap();
+    }
+}
+
 /// How often each version of each secret was fetched.
 fn fetches(stage: &Stage) -> HashMap<(String, String), u32> {
     let mut fetches = HashMap::new();
@@ -142,21 +161,7 @@ async fn a_label_that_moves_back_is_a_rotation_like_another() {
     run.message(ROTATED).await;
     assert_eq!(stage.world.feed.opened_with(&rotated.access_token), 1);
 
-    for (secret, version) in SECRETS.iter().zip(&before) {
-        let described = secrets.describe_secret().secret_id(*secret).send().await.unwrap();
-        let versions = described.version_ids_to_stages.unwrap();
-        let current =
-            versions.iter().find(|(_, labels)| labels.iter().any(|label| label == "AWSCURRENT"));
-        secrets
-            .update_secret_version_stage()
-            .secret_id(*secret)
-            .version_stage("AWSCURRENT")
-            .remove_from_version_id(current.unwrap().0)
-            .move_to_version_id(version)
-            .send()
-            .await
-            .unwrap();
-    }
+    make_current(&secrets, &before).await;
     run.message(ROTATED).await;
     assert_eq!(stage.world.feed.opened_with(stage.access_token()), 2);
     assert_nothing_lost(&stage, run).await;
@@ -334,21 +339,7 @@ async fn a_refused_current_set_is_bridged_by_the_pending_one_where_that_is_allow
 
     // finishSecret: what serves already is now AWSCURRENT, and nothing is fetched again.
     let secrets = aws_sdk_secretsmanager::Client::new(&stage.administrator());
-    for (secret, version) in SECRETS.iter().zip(&pending) {
-        let described = secrets.describe_secret().secret_id(*secret).send().await.unwrap();
-        let versions = described.version_ids_to_stages.unwrap();
-        let current =
-            versions.iter().find(|(_, labels)| labels.iter().any(|label| label == "AWSCURRENT"));
-        secrets
-            .update_secret_version_stage()
-            .secret_id(*secret)
-            .version_stage("AWSCURRENT")
-            .remove_from_version_id(current.unwrap().0)
-            .move_to_version_id(version)
-            .send()
-            .await
-            .unwrap();
-    }
+    make_current(&secrets, &pending).await;
     run.hang_up();
     assert_nothing_lost(&stage, run).await;
     assert_eq!(stage.world.feed.opened_with(&keys.account().access_token), 1);

@@ -14,7 +14,6 @@ use aws_sdk_secretsmanager::operation::RequestId;
 use aws_smithy_http_client::tls;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
-use crate::config::is_loopback;
 use crate::telemetry::{chain, peer_text};
 
 /// The SDK's own default chain, with the region of the configuration first, and a name in the user
@@ -37,9 +36,6 @@ pub async fn sdk_config(region: Option<&str>) -> Option<SdkConfig> {
         loader = loader.region(Region::new(region.to_owned()));
     }
     let sdk = loader.load().await;
-    if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
-        tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
-    }
     sdk.region().is_some().then_some(sdk)
 }
 

@@ -12,6 +12,7 @@ use url::{Host, Url};
 use crate::credentials::{Credential, Reference};
 use crate::feed::Dialect;
 use crate::filter::Filter;
+use crate::telemetry::LogFormat;
 
 /// Where variables come from: the process environment, or a map in a test.
 pub trait Environment {
@@ -42,15 +43,6 @@ pub enum Hardening {
     BestEffort,
     /// Do not start.
     Required,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 /// Everything the worker was told, checked.

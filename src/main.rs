@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_appender::non_blocking::NonBlockingBuilder;
-use twitterstream::config::{Config, Environment, Hardening, NotUnicode};
+use twitterstream::config::{Config, Environment, Hardening, NotUnicode, is_loopback};
 use twitterstream::counts::Counts;
 use twitterstream::credentials::rotation::Reason;
 use twitterstream::worker::{self, Request};
@@ -86,7 +86,8 @@ fn main() -> ExitCode {
         .finish(io::stdout());
     let dropped = writer.error_counter();
     // Nothing has set one before.
-    let _ = tracing::subscriber::set_global_default(telemetry::subscriber(&config, writer));
+    let log = telemetry::subscriber(config.log_format, &config.log_filter, writer);
+    let _ = tracing::subscriber::set_global_default(log);
     let code = run_to_end(&config, hardened);
     if dropped.dropped_lines() > 0 {
         say(&format!("twitterstream: {} lines of the log were dropped", dropped.dropped_lines()));
@@ -135,6 +136,9 @@ async fn run(config: &Config, hardened: process::Level) -> u8 {
         let triggers = triggers().map_err(|error| error.to_string())?;
         let sdk = aws::sdk_config(config.region.as_deref()).await;
         let sdk = sdk.ok_or("there is no AWS region: set AWSREGION or AWS_REGION")?;
+        if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
+            tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
+        }
         let run = worker::run(config, &sdk, counts, requests, triggers).await;
         run.map_err(|error| telemetry::chain(&error))
     };

@@ -296,9 +296,11 @@ impl<V: Vault> Rotation<V> {
         self.haste = None;
         self.status.send_modify(|status| status.adopted_at = now);
         // The labels may have moved on, or back, while this set was proven.
-        if self.candidate.is_none() && !self.is_in_use(&self.described(CURRENT)) {
-            self.next_look = now;
-        }
+        self.next_look = if self.candidate.is_none() && !self.is_in_use(&self.described(CURRENT)) {
+            now
+        } else {
+            now + jittered(self.settings.poll)
+        };
     }
 
     /// Looks until nothing is new, and offers what the labels describe.

@@ -243,7 +243,7 @@ fn assert_no_secret(log: &[String], secrets: &[String]) {
 }
 
 /// The last of the worker's own lines that are no posts, for a message.
-fn own(log: &[String]) -> String {
+pub fn own(log: &[String]) -> String {
     let other = ["\"TRACE\"", "\"message\":\"post\""];
     let own = log.iter().filter(|line| {
         line.contains("\"target\":\"twitterstream") && !other.iter().any(|part| line.contains(part))

@@ -47,6 +47,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from oauthlib.oauth1 import SIGNATURE_HMAC_SHA1, Client, RequestValidator, SignatureOnlyEndpoint
 from werkzeug.serving import make_server
 
+HERE = Path(__file__).parent
+
 LIMIT = 60.0
 """The longest that anything is waited for, in seconds."""
 
@@ -90,8 +92,9 @@ class Report:
             yield
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
-            line = [frame.lineno for frame in frames if frame.filename == __file__][-1]
-            self.check(what, False, f"{type(error).__name__}: {error} (line {line})")
+            here = [frame for frame in frames if Path(frame.filename).parent == HERE][-1]
+            where = f"{Path(here.filename).name}, line {here.lineno}"
+            self.check(what, False, f"{type(error).__name__}: {error} ({where})")
 
 
 def wait_for(worker: Worker, what: str, condition: Callable[[], bool]) -> None:
@@ -352,14 +355,16 @@ class Feed(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, keys: Keys, parts: list[Part]) -> None:
+    def __init__(
+        self, keys: Keys, parts: Iterable[Part], handler: type[FeedHandler] | None = None
+    ) -> None:
         self.validator = Validator(keys)
         self.endpoint = SignatureOnlyEndpoint(self.validator)
         self.parts = iter(parts)
         self.requests: list[StreamRequest] = []
         self.open = 0
         self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), FeedHandler)
+        super().__init__(("127.0.0.1", 0), handler or FeedHandler)
         self.url = f"http://127.0.0.1:{self.server_port}{STREAM_PATH}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -786,8 +791,8 @@ class World:
         self.aws = Aws()
         self.endpoint = CredentialsEndpoint(self.aws.task_role)
 
-    def worker(self, feed: Feed) -> Worker:
-        """The worker, reading from this feed."""
+    def worker(self, feed: Feed, **settings: str) -> Worker:
+        """The worker, reading from this feed, with these variables beside the usual ones."""
         environment = {
             "AWS_ENDPOINT_URL": self.aws.url,
             "AWS_REGION": REGION,
@@ -797,6 +802,7 @@ class World:
             "FILTER": FILTER,
             "FEED": "twitter-v1.1",
             "FEED_URL": feed.url,
+            **settings,
         }
         return Worker(self.binary, environment, self.directory)
 
@@ -1005,11 +1011,11 @@ def check_log(report: Report, worker: Worker, script: Script) -> None:
     report.equal("what it says it has counted is what was sent", said, counts)
 
 
-def main() -> int:
-    """Runs all checks; the exit code."""
+def begin() -> tuple[Path, int]:
+    """The worker and the seed of the command line, once this process is fit to be a peer."""
     if len(sys.argv) not in (2, 3):
-        print("usage: check.py PATH_TO_WORKER [SEED]", file=sys.stderr)
-        return 64
+        print(f"usage: {Path(sys.argv[0]).name} PATH_TO_WORKER [SEED]", file=sys.stderr)
+        sys.exit(64)
     binary = Path(sys.argv[1]).resolve()
     seed = int(sys.argv[2]) if len(sys.argv) == 3 else random.SystemRandom().randrange(10**6)
     print(f"      seed {seed}")
@@ -1018,6 +1024,12 @@ def main() -> int:
         del os.environ[name]
     # Ends the worker too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return binary, seed
+
+
+def main() -> int:
+    """Runs all checks; the exit code."""
+    binary, seed = begin()
     report = Report()
     with tempfile.TemporaryDirectory() as directory, report.stage("the peers start"):
         world = World(binary, directory)

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_sqs::types::Message;
 use aws_sdk_sqs::{Client, config};
 use serde::Deserialize;
@@ -20,9 +19,9 @@ use tokio::time::sleep;
 
 use super::Reference;
 use super::rotation::Reason;
+use crate::aws::Answer;
 use crate::counts::Counts;
 use crate::retry::Jitter;
-use crate::telemetry::peer_text;
 
 /// How long SQS holds a poll open, in seconds: its own limit.
 const LONG_POLL: i32 = 20;
@@ -85,15 +84,14 @@ pub async fn listen(
                 }
             }
             Err(error) => {
-                let code = error.code().unwrap_or("no answer").to_owned();
-                if trouble.as_ref() != Some(&code) {
-                    let error = peer_text(&DisplayErrorContext(&error).to_string());
+                let answer = Answer::of(&error);
+                if trouble.as_ref() != Some(&answer.code) {
                     tracing::error!(
-                        error,
+                        error = %answer,
                         "the queue of rotation events cannot be read, polling goes on; compare \
                          ROTATION_QUEUE_URL, and the sqs grants of the task role",
                     );
-                    trouble = Some(code);
+                    trouble = Some(answer.code);
                 }
                 sleep(waits.next_wait()).await;
             }
@@ -110,8 +108,8 @@ async fn delete(client: &Client, queue_url: &str, message: Message) {
         .await;
     if let Err(error) = deleted {
         // It comes again, and costs one more look.
-        let error = peer_text(&DisplayErrorContext(&error).to_string());
-        tracing::debug!(error, "a message of the queue was not deleted");
+        let error = Answer::of(&error);
+        tracing::debug!(%error, "a message of the queue was not deleted");
     }
 }
 

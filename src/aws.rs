@@ -89,6 +89,22 @@ impl Answer {
     }
 }
 
+/// Whether an error code says that the caller is not allowed, or not known. The codes are those that
+/// the services' API references have in common ("Common Errors").
+#[must_use]
+pub fn is_denial(code: &str) -> bool {
+    matches!(
+        code,
+        "AccessDeniedException"
+            | "AccessDenied"
+            | "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "OptInRequired"
+    )
+}
+
 /// Why there are no AWS credentials, where it is that which made a request fail.
 #[must_use]
 pub fn no_task_role(error: &(dyn Error + 'static)) -> Option<String> {

@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
-use crate::aws::{Answer, no_task_role};
+use crate::aws::{Answer, is_denial, no_task_role};
 use crate::counts::Counts;
 use crate::retry::Jitter;
 
@@ -182,13 +182,7 @@ impl Table {
         let kind = match code {
             "ConditionalCheckFailedException" => Kind::Taken,
             "ValidationException" | "ItemCollectionSizeLimitExceededException" => Kind::Invalid,
-            "AccessDeniedException"
-            | "AccessDenied"
-            | "UnrecognizedClientException"
-            | "InvalidClientTokenId"
-            | "InvalidSignatureException"
-            | "MissingAuthenticationTokenException"
-            | "OptInRequired" => Kind::Denied,
+            code if is_denial(code) => Kind::Denied,
             "ResourceNotFoundException" => Kind::NoTable,
             "SerializationException" if status < 500 => Kind::Invalid,
             _ if status == 403 => Kind::Denied,

@@ -66,8 +66,9 @@ pub async fn run(
     (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
+    let secrets = SecretsManager::new(sdk.clone());
     let started = tokio::select! {
-        started = start(config, sdk, &table) => started,
+        started = start(config, &secrets, &table) => started,
         () = asked(&mut requests, Request::Drain) => {
             tracing::info!("asked to stop before the stream was open");
             return Ok(());
@@ -79,7 +80,6 @@ pub async fn run(
         poll: config.rotation_poll,
         bridge: config.rotation_bridge,
     };
-    let secrets = SecretsManager::new(sdk.clone());
     let (rotation, port, status) =
         Rotation::new(secrets, settings, Arc::clone(&generation), triggers);
     let (url, track) = (config.feed_url.clone(), config.filter.track());
@@ -136,8 +136,11 @@ async fn asked(requests: &mut watch::Receiver<Request>, at_least: Request) {
 }
 
 /// Proves table and credentials, both at once.
-async fn start(config: &Config, sdk: &SdkConfig, table: &Table) -> Result<Generation, WorkerError> {
-    let secrets = SecretsManager::new(sdk.clone());
+async fn start(
+    config: &Config,
+    secrets: &SecretsManager,
+    table: &Table,
+) -> Result<Generation, WorkerError> {
     let deadline = Instant::now() + config.start_limit;
     let fetching = retried(
         deadline,

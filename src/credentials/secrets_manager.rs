@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Credential, Held, Reference};
-use crate::aws::{Answer, http_client, no_task_role};
+use crate::aws::{Answer, http_client, is_denial, no_task_role};
 
 /// The longest value that is taken, in bytes. X's longest credential has 50 characters; a header
 /// line of 8 KiB is what servers commonly allow.
@@ -489,13 +489,7 @@ where
     let message = error.message().unwrap_or_default();
     let status = refusal.raw().status().as_u16();
     match code {
-        "AccessDeniedException"
-        | "AccessDenied"
-        | "UnrecognizedClientException"
-        | "InvalidClientTokenId"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationTokenException"
-        | "OptInRequired" => Cause::Denied { action, answer },
+        code if is_denial(code) => Cause::Denied { action, answer },
         "ResourceNotFoundException" => Cause::NotFound(answer),
         // The API has no code of its own for this: InvalidRequestException stands for several.
         "InvalidRequestException" if message.contains("marked") && message.contains("delet") => {

@@ -161,8 +161,8 @@ pub async fn run(
     report(world, &watch, &log, made.take())
 }
 
-/// Rotates, and notes how many seconds it took until the worker's stream was one of the new keys, and
-/// how much memory it then had. Ends after the last rotation; without one never.
+/// Rotates, and notes how many seconds it took until the worker's stream was one of the new keys. Ends
+/// after the last rotation; without one never.
 async fn rotate(
     world: &World,
     rotations: Option<Rotations>,

@@ -268,9 +268,13 @@ impl Feed {
         }
     }
 
+    /// Whether a set is another than the one in use.
+    fn is_offered(&self, generation: &Arc<Generation>) -> bool {
+        !Arc::ptr_eq(generation, &self.generation)
+    }
+
     fn is_proving(&self) -> bool {
-        let generation = &self.generation;
-        self.attempt.as_ref().is_some_and(|attempt| !Arc::ptr_eq(&attempt.generation, generation))
+        self.attempt.as_ref().is_some_and(|attempt| self.is_offered(&attempt.generation))
     }
 
     fn heed(&self, notice: &Notice<'_>) {
@@ -348,7 +352,7 @@ impl Feed {
         &mut self,
         (generation, begun, answer): (Arc<Generation>, Instant, Result<Response, Failure>),
     ) -> Result<(), FeedError> {
-        let is_offer = !Arc::ptr_eq(&generation, &self.generation);
+        let is_offer = self.is_offered(&generation);
         match answer {
             Ok(response) => {
                 self.opened(response);

@@ -12,11 +12,11 @@
 //! 5. [`table`] writes user, date and text of each to DynamoDB.
 //! 6. [`worker`] is the straight line through all of them, and the drain at a stop.
 //!
-//! Beside the path: [`aws`] sets up the SDK, [`process`] hardens the process before anything is read, [`counts`] counts what
+//! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`] hardens the process before anything is read, [`counts`] counts what
 //! passes, [`retry`] says how long to wait before a next try, and [`telemetry`] what may be said in
 //! a log, and how.
 //!
-//! Dependencies point one way: `main -> worker -> {credentials, feed, filter, table}`.
+//! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, table}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
 
 pub mod aws;
@@ -28,6 +28,7 @@ pub mod demo;
 pub mod feed;
 pub mod filter;
 pub mod process;
+pub mod program;
 pub mod retry;
 pub mod table;
 pub mod telemetry;

@@ -70,7 +70,8 @@ impl Generation {
 }
 
 /// The characters that RFC 3986, and so OAuth, leaves as they are.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How much of a value's beginning counts as the value where a text breaks off in the middle of it.
 const SHORTEST_FRAGMENT: usize = 8;

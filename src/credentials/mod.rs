@@ -7,6 +7,7 @@ mod reference;
 pub mod rotation;
 pub mod secrets_manager;
 
+pub(crate) use generation::UNRESERVED;
 pub use generation::{Generation, Held};
 pub use reference::{Reference, ReferenceError, VersionChoice};
 pub use secrets_manager::{FetchError, SecretsManager};

@@ -6,6 +6,7 @@ pub mod feed_server;
 pub mod key_rotation;
 pub mod local_aws;
 pub mod main_job;
+pub mod memory_scan;
 pub mod report;
 pub mod world;
 

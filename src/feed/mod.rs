@@ -1,10 +1,11 @@
 //! The stream: connected, read, and connected again for as long as the worker runs.
 //!
 //! [`Feed::next`] moves it on, and where it waits the wait comes from [`back_off`]. Framing is in
-//! [`lines`], what a record says in [`message`], the signature in [`oauth1`]; `doubles` knows what
-//! two streams have both brought.
+//! [`lines`], what a record says in [`message`], the signature in [`oauth1`], the way to the socket in
+//! [`connection`]; `doubles` knows what two streams have both brought.
 
 pub mod back_off;
+pub mod connection;
 mod doubles;
 pub mod lines;
 pub mod message;
@@ -18,12 +19,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, Response, StatusCode, header};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use url::Url;
 
 use self::back_off::{BackOff, Class};
+use self::connection::Connector;
 use self::doubles::Doubles;
 use self::lines::{LONGEST_RECORD, Line, Lines};
 use self::message::{Message, Notice, Post};
@@ -51,6 +54,9 @@ const OVERLAP: Duration = Duration::from_mins(1);
 /// The first wait, and the longest, before refused credentials are tried again beside those in use:
 /// services accept new keys some time after they were made.
 const OFFER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+const USER_AGENT: header::HeaderValue =
+    header::HeaderValue::from_static(concat!("twitterstream/", env!("CARGO_PKG_VERSION")));
 
 /// How much of a refusal's body is read, in bytes.
 const REFUSAL: usize = 4096;
@@ -92,8 +98,16 @@ impl Dialect {
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The HTTP client could not be built.
-    #[error("the HTTP client could not be built; is a CA bundle installed, or SSL_CERT_FILE set?")]
+    #[error("the HTTP client could not be built")]
     Client(#[source] reqwest::Error),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up")]
+    Tls(#[from] rustls::Error),
+    /// Nobody is trusted.
+    #[error(
+        "there is no certificate authority to trust: install a CA bundle, or name one in SSL_CERT_FILE"
+    )]
+    NoRoots,
     /// The request could not be signed.
     #[error("the request to the feed was not signed")]
     Sign(#[from] oauth1::SignError),
@@ -120,6 +134,7 @@ pub enum FeedError {
 /// that is to be proven by an attempt of its own while the streams are read.
 pub struct Feed {
     client: Client,
+    connector: Connector,
     url: Url,
     track: String,
     /// The credentials in use.
@@ -177,21 +192,12 @@ impl Feed {
         port: Port,
         counts: Arc<Counts>,
     ) -> Result<Self, FeedError> {
-        // reqwest is built without a provider, so that there is one in the process. The error says
-        // that one is installed already.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut client = Client::builder()
-            .user_agent(concat!("twitterstream/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .pool_max_idle_per_host(0)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .http1_only();
-        if url.scheme() == "https" {
-            client = client.https_only(true);
-        }
+        let tls = tls()?;
+        // It builds and signs requests; what it would send them with is never used.
+        let client = Client::builder().use_preconfigured_tls(tls.clone()).build();
         Ok(Self {
-            client: client.build().map_err(FeedError::Client)?,
+            client: client.map_err(FeedError::Client)?,
+            connector: Connector::new(tls),
             url,
             track: track.to_owned(),
             generation,
@@ -332,6 +338,7 @@ impl Feed {
         let generation = Arc::clone(generation);
         let answer = Box::pin(connect(
             self.client.clone(),
+            self.connector.clone(),
             self.url.clone(),
             self.track.clone(),
             Arc::clone(&generation),
@@ -454,6 +461,20 @@ impl Feed {
     }
 }
 
+/// The process's one TLS stack, with the platform's roots or those of `SSL_CERT_FILE`.
+fn tls() -> Result<ClientConfig, FeedError> {
+    let mut roots = RootCertStore::empty();
+    // A bundle may hold a certificate that cannot be used; the others still can.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(FeedError::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// The answer to the attempt, which is then over.
 async fn answer(
     attempt: &mut Option<Attempt>,
@@ -491,17 +512,19 @@ async fn at(moment: Option<Instant>) {
 /// One attempt to open the stream.
 async fn connect(
     client: Client,
+    connector: Connector,
     url: Url,
     track: String,
     generation: Arc<Generation>,
 ) -> Result<Response, Failure> {
     let form = [("track", track.as_str())];
-    let request = oauth1::signed_form(&client, &url, &form, &generation)
+    let mut request = oauth1::signed_form(&client, &url, &form, &generation)
         .map_err(|error| Failure::Stop(error.into()))?;
+    request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
     let network = |reason| Failure::Wait { class: Class::Network, refused: false, reason };
-    let response = match timeout(CONNECT, client.execute(request)).await {
+    let response = match timeout(CONNECT, connector.send(request)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(network(chain(&error.without_url()))),
+        Ok(Err(error)) => return Err(network(chain(&error))),
         Err(_) => return Err(network(format!("no answer in {CONNECT:?}"))),
     };
     let status = response.status();

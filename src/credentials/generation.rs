@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::{Credential, Reference};
+use crate::wipe;
 
 /// One credential and the version of the secret that it came from. A clone shares the value: there
 /// is one copy of it, however many generations hold it.
@@ -65,7 +66,9 @@ impl Generation {
     /// as it is, percent-encoded, or in base64.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
-        self.held.iter().fold(text.to_owned(), |text, held| redacted(&text, held))
+        wipe::stack_of(|| {
+            self.held.iter().fold(text.to_owned(), |text, held| redacted(&text, held))
+        })
     }
 }
 

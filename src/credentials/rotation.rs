@@ -292,7 +292,7 @@ impl<V: Vault> Rotation<V> {
         if std::mem::take(&mut self.current_refused) {
             self.refused.push(versions_of(&self.current));
         }
-        self.current = generation;
+        retire(std::mem::replace(&mut self.current, generation));
         self.haste = None;
         self.status.send_modify(|status| status.adopted_at = now);
         // The labels may have moved on, or back, while this set was proven.
@@ -497,6 +497,23 @@ impl<V: Vault> Rotation<V> {
         }
         if let Some(trouble) = &mut self.trouble {
             self.next_look = Instant::now() + trouble.waits.next_wait();
+        }
+    }
+}
+
+/// Lets a set go. Whoever used it has said that it uses another, so this is the last hold on it: the
+/// values that no other set shares are wiped here.
+fn retire(generation: Arc<Generation>) {
+    match Arc::try_unwrap(generation) {
+        Ok(generation) => {
+            let own = |held: &&Held| Arc::strong_count(&held.value) == 1;
+            let values = generation.held().iter().filter(own).count();
+            drop(generation);
+            tracing::info!(values, "the set of credentials before is wiped");
+        }
+        Err(held) => {
+            let holders = Arc::strong_count(&held);
+            tracing::warn!(holders, "the set of credentials before is still held somewhere");
         }
     }
 }

@@ -22,6 +22,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Credential, Held, Reference};
 use crate::aws::{Answer, http_client, is_denial, no_task_role};
+use crate::wipe;
 
 /// The longest value that is taken, in bytes. X's longest credential has 50 characters; a header
 /// line of 8 KiB is what servers commonly allow.
@@ -245,7 +246,8 @@ impl SecretsManager {
                 None => questions.push(vec![wanted]),
             }
         }
-        let answers = try_join_all(questions.iter().map(|question| ask(&client, question))).await?;
+        let asking = try_join_all(questions.iter().map(|question| ask(&client, question)));
+        let answers = wipe::steps_of(asking).await?;
         Ok(answers.into_iter().flatten().collect())
     }
 
@@ -337,36 +339,33 @@ async fn ask(
     let answer = sent.map_err(|error| fail(*credential, cause_of(Action::Fetch, &error)))?;
     let version_id = answer.version_id.unwrap_or_default();
     // From here on the payload is wiped on every way out.
-    let payload = answer.secret_string.map(SecretString::from);
-    wanted
-        .iter()
-        .map(|(credential, reference)| {
-            let value = match &payload {
-                Some(payload) => value_in(payload, reference.json_key()),
-                None => Err(ValueFault::Binary),
-            };
-            match value {
-                Ok(value) => Ok(Held {
-                    credential: *credential,
-                    reference: reference.clone(),
-                    version_id: version_id.clone(),
-                    value: Arc::new(value),
-                }),
-                Err(fault) => {
-                    let version_id = version_id.clone();
-                    Err(fail(*credential, Cause::Value { version_id, fault }))
-                }
+    let mut payload = answer.secret_string.map(SecretString::from);
+    let mut held = Vec::with_capacity(wanted.len());
+    for (index, (credential, reference)) in wanted.iter().enumerate() {
+        let value = match (reference.json_key(), &mut payload) {
+            (_, None) => Err(ValueFault::Binary),
+            (Some(key), Some(payload)) => json_value(payload, key),
+            // The last one has the payload itself, not a copy of it.
+            (None, payload) if index + 1 == wanted.len() => {
+                payload.take().ok_or(ValueFault::Binary)
             }
-        })
-        .collect()
+            (None, Some(payload)) => Ok(payload.clone()),
+        };
+        let value = value.and_then(checked).map_err(|fault| {
+            fail(*credential, Cause::Value { version_id: version_id.clone(), fault })
+        })?;
+        held.push(Held {
+            credential: *credential,
+            reference: reference.clone(),
+            version_id: version_id.clone(),
+            value: Arc::new(value),
+        });
+    }
+    Ok(held)
 }
 
-/// Named place of `expose_secret`: the value is taken out of the payload and checked.
-fn value_in(payload: &SecretString, json_key: Option<&str>) -> Result<SecretString, ValueFault> {
-    let value = match json_key {
-        Some(key) => json_value(payload.expose_secret(), key)?,
-        None => payload.clone(),
-    };
+/// Named place of `expose_secret`: a value must be one that can stand in a header.
+fn checked(value: SecretString) -> Result<SecretString, ValueFault> {
     let text = value.expose_secret();
     if text.is_empty() {
         return Err(ValueFault::Empty);
@@ -380,9 +379,10 @@ fn value_in(payload: &SecretString, json_key: Option<&str>) -> Result<SecretStri
     Ok(value)
 }
 
-/// The string under one key of a JSON object. Nothing else of the object is kept, and of an error
-/// only its place, because `serde_json`'s own words quote what they stumbled over.
-fn json_value(payload: &str, key: &str) -> Result<SecretString, ValueFault> {
+/// Named place of `expose_secret`: the string under one key of a JSON object. Nothing else of the
+/// object is kept, and of an error only its place, because `serde_json`'s own words quote what they
+/// stumbled over.
+fn json_value(payload: &SecretString, key: &str) -> Result<SecretString, ValueFault> {
     struct Key<'a>(&'a str);
     impl<'de> Visitor<'de> for Key<'_> {
         type Value = Option<Option<SecretString>>;
@@ -404,7 +404,7 @@ fn json_value(payload: &str, key: &str) -> Result<SecretString, ValueFault> {
         }
     }
 
-    let mut json = serde_json::Deserializer::from_str(payload);
+    let mut json = serde_json::Deserializer::from_str(payload.expose_secret());
     let found = json.deserialize_map(Key(key)).and_then(|found| json.end().map(|()| found));
     match found {
         Ok(Some(Some(value))) => Ok(value),
@@ -521,8 +521,12 @@ mod tests {
     use super::*;
 
     fn value(payload: &str, json_key: Option<&str>) -> Result<String, ValueFault> {
-        value_in(&SecretString::from(payload), json_key)
-            .map(|value| value.expose_secret().to_owned())
+        let payload = SecretString::from(payload);
+        let value = match json_key {
+            Some(key) => json_value(&payload, key)?,
+            None => payload,
+        };
+        checked(value).map(|value| value.expose_secret().to_owned())
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The embedded local world: what `cargo demo` and the integration tests run against. It is part of
 //! the cargo feature `demo` alone, and of no production image.
 
+pub mod copies;
 pub mod ecs_agent;
 pub mod feed_server;
 pub mod key_rotation;
@@ -8,6 +9,7 @@ pub mod local_aws;
 pub mod main_job;
 pub mod memory_scan;
 pub mod report;
+pub mod tls_front;
 pub mod world;
 
 /// The wall clock, passed in so that a test can move it.

@@ -35,6 +35,7 @@ use crate::credentials::rotation::{Port, Verdict};
 use crate::credentials::{Credential, Generation};
 use crate::retry::Jitter;
 use crate::telemetry::{chain, peer_text};
+use crate::wipe;
 
 /// Silence after which a v1.1 stream counts as stalled: three of its keep-alives of 30 s (X,
 /// "Connecting to a streaming endpoint").
@@ -518,11 +519,11 @@ async fn connect(
     generation: Arc<Generation>,
 ) -> Result<Response, Failure> {
     let form = [("track", track.as_str())];
-    let mut request = oauth1::signed_form(&client, &url, &form, &generation)
-        .map_err(|error| Failure::Stop(error.into()))?;
+    let signed = wipe::stack_of(|| oauth1::signed_form(&client, &url, &form, &generation));
+    let mut request = signed.map_err(|error| Failure::Stop(error.into()))?;
     request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
     let network = |reason| Failure::Wait { class: Class::Network, refused: false, reason };
-    let response = match timeout(CONNECT, connector.send(request)).await {
+    let response = match timeout(CONNECT, wipe::steps_of(connector.send(request))).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(network(chain(&error))),
         Err(_) => return Err(network(format!("no answer in {CONNECT:?}"))),

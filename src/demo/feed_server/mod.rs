@@ -91,6 +91,8 @@ pub struct Options {
     pub revoked: RevokedAnswer,
     /// Dates the posts and judges the requests' timestamps.
     pub clock: Clock,
+    /// What a reader's URL begins with, which it signs: `https` behind a TLS front.
+    pub scheme: &'static str,
 }
 
 impl Options {
@@ -106,6 +108,7 @@ impl Options {
             keep_rows: true,
             revoked: RevokedAnswer::Unauthorized,
             clock,
+            scheme: "http",
         }
     }
 }
@@ -154,6 +157,7 @@ struct Shared {
     keep_alive: Duration,
     revoked: RevokedAnswer,
     clock: Clock,
+    scheme: &'static str,
     changes: watch::Sender<()>,
 }
 
@@ -213,6 +217,7 @@ impl FeedServer {
             keep_alive: options.keep_alive,
             revoked: options.revoked,
             clock: options.clock,
+            scheme: options.scheme,
             changes: watch::Sender::new(()),
         });
         let wires = sockets.wires.clone();
@@ -231,6 +236,18 @@ impl FeedServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}{PATH}", self.address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The endpoint's path.
+    #[must_use]
+    pub const fn path(&self) -> &'static str {
+        PATH
     }
 
     /// What was counted so far.
@@ -373,7 +390,7 @@ async fn open(
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"));
     let request = SignedRequest {
         method: parts.method.as_str(),
-        scheme: "http",
+        scheme: shared.scheme,
         host: text(header::HOST)?,
         path: parts.uri.path(),
         query: parts.uri.query(),

@@ -304,6 +304,12 @@ impl LocalAws {
         self.gateway.task_endpoints.add(task, &base, keys, iam, clock())
     }
 
+    /// The credentials that each task has now.
+    #[must_use]
+    pub fn task_credentials(&self) -> Vec<SessionCredentials> {
+        self.gateway.task_endpoints.issued()
+    }
+
     /// Makes a secret, outside IAM and the audit. Returns its ARN and the id of its first version.
     ///
     /// # Errors

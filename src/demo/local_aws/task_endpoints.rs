@@ -121,6 +121,15 @@ impl TaskEndpoints {
         })
     }
 
+    /// The credentials that each task has now.
+    pub(super) fn issued(&self) -> Vec<SessionCredentials> {
+        let endpoints = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        let credentials = endpoints.values().map(|endpoint| {
+            endpoint.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        });
+        credentials.collect()
+    }
+
     /// Answers a GET of this path. `None`: it is not one of these endpoints.
     pub(super) fn answer(
         &self,

@@ -1,0 +1,393 @@
+//! How many copies of each credential a worker holds, at each moment of its life: it runs as a task
+//! in the local world, and its memory is scanned from outside.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Clock;
+use super::ecs_agent::{self, Task};
+use super::feed_server::{Account, Options, Source};
+use super::key_rotation::KeyRotation;
+use super::local_aws::{self, Effect, Fault, Service};
+use super::memory_scan::{self, Finding, Place, Scan};
+use super::tls_front::{self, Authority, TlsFront};
+use super::world::{self, SECRETS, World, keys_of};
+
+/// How long is waited for what must come.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// How many rotations the worker is scanned after.
+pub const ROTATIONS: usize = 10;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The world was not set up.
+    #[error("the local world was not set up")]
+    World(#[from] world::Error),
+    /// No TLS.
+    #[error("there is no TLS in front of the local world")]
+    Tls(#[from] tls_front::Error),
+    /// The task was not started, or its end not seen.
+    #[error("the worker did not run")]
+    Task(#[from] ecs_agent::Error),
+    /// The local AWS refuses.
+    #[error("the local AWS refused")]
+    Aws(#[from] local_aws::Error),
+    /// Its memory was not scanned.
+    #[error("the worker was not scanned")]
+    Scan(#[from] memory_scan::Error),
+    /// What was waited for did not come.
+    #[error("the worker has not come to {0}; its last words: {1}")]
+    NotReached(&'static str, String),
+}
+
+/// How the worker reaches AWS and the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// In clear.
+    Plain,
+    /// In TLS, with keep-alive to AWS and a stream that stays open.
+    Tls,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain HTTP",
+            Self::Tls => "TLS",
+        })
+    }
+}
+
+/// What must hold at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Demand {
+    /// One whole copy of each credential in use, none of one that was rotated out, and no fragment
+    /// of one.
+    One,
+    /// No copy of anything.
+    None,
+    /// Nothing: the figures are for information.
+    Nothing,
+}
+
+/// How often a value was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Copies {
+    /// All of it, in whatever encoding.
+    pub whole: usize,
+    /// A piece of at least [`memory_scan::SHORTEST_FRAGMENT`] bytes.
+    pub fragments: usize,
+}
+
+impl fmt::Display for Copies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.fragments {
+            0 => self.whole.to_string(),
+            fragments => format!("{}+{fragments}", self.whole),
+        };
+        f.pad(&text)
+    }
+}
+
+/// One scan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moment {
+    /// When it was made.
+    pub name: String,
+    /// What must hold.
+    pub demand: Demand,
+    /// Of the four credentials in use, in the order of [`SECRETS`].
+    pub in_use: [Copies; 4],
+    /// Of all that were rotated out, together.
+    pub rotated_out: Copies,
+    /// Of the task role's access key id, secret access key and session token.
+    pub task_role: [Copies; 3],
+    /// Where each copy is, without its value.
+    pub places: Vec<String>,
+}
+
+impl Moment {
+    /// Whether what must hold does.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let none = Copies::default();
+        let in_use = match self.demand {
+            Demand::Nothing => return true,
+            Demand::One => Copies { whole: 1, fragments: 0 },
+            Demand::None => none,
+        };
+        self.rotated_out == none && self.in_use.iter().all(|copies| *copies == in_use)
+    }
+}
+
+/// All scans of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How the worker reached AWS and the feed.
+    pub transport: Transport,
+    /// In the order in which they were made.
+    pub moments: Vec<Moment>,
+}
+
+impl Report {
+    /// Whether what must hold does, at every moment.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.moments.iter().all(Moment::holds)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<22}{:>8}{:>8}{:>8}{:>8}{:>10}   {:>8}{:>8}{:>8}",
+            format!("over {}", self.transport),
+            "consumer",
+            "consumer",
+            "access",
+            "token",
+            "rotated",
+            "role's",
+            "role's",
+            "role's",
+        )?;
+        writeln!(
+            f,
+            "{:<22}{:>8}{:>8}{:>8}{:>8}{:>10}   {:>8}{:>8}{:>8}",
+            "", "key", "secret", "token", "secret", "out", "key id", "secret", "token",
+        )?;
+        for moment in &self.moments {
+            write!(f, "{:<22}", moment.name)?;
+            moment.in_use.iter().try_for_each(|copies| write!(f, "{copies:>8}"))?;
+            write!(f, "{:>10}   ", moment.rotated_out)?;
+            moment.task_role.iter().try_for_each(|copies| write!(f, "{copies:>8}"))?;
+            writeln!(f, "{}", if moment.holds() { "" } else { "   NOT AS IT MUST BE" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs `program` as a task, rotates all four credentials again and again, and scans it at every
+/// moment. It takes root, or `CAP_SYS_PTRACE`.
+///
+/// # Errors
+/// A worker that does not run, or that may not be scanned.
+pub async fn run(
+    root: &Path,
+    program: &Path,
+    clock: Clock,
+    seed: u64,
+    transport: Transport,
+) -> Result<Report, Error> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let account = Account::generated(&mut rng);
+    let source = Source::Generated { seed, track: "Amazon".to_owned(), matching: 1.0 };
+    let mut options = Options::new(vec![account.clone()], source, clock.clone());
+    options.rate = NonZeroU32::new(500);
+    if transport == Transport::Tls {
+        options.scheme = "https";
+    }
+    let world = World::start(root, clock, options).await?;
+    let queue_url = world.add_rotation_queue().await?;
+    let feed_url = world.feed.url();
+    let mut variables = vec![("ROTATION_QUEUE_URL", queue_url), ("FEED_URL", feed_url)];
+    let authority = Authority::new()?;
+    let aws_front = TlsFront::start(&authority, world.aws.address()).await?;
+    let feed_front = TlsFront::start(&authority, world.feed.address()).await?;
+    if transport == Transport::Tls {
+        let path = world.feed.path();
+        variables = vec![
+            ("ROTATION_QUEUE_URL", variables.swap_remove(0).1),
+            ("FEED_URL", format!("https://{}{path}", feed_front.authority())),
+            ("AWS_ENDPOINT_URL", format!("https://{}", aws_front.authority())),
+            ("SSL_CERT_FILE", authority.bundle().display().to_string()),
+        ];
+    }
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (sender, log) = mpsc::unbounded_channel();
+    let task = Task::start(&world.task_definition, program, &variables, &world.aws, &sender)?;
+    drop(sender);
+    let mut scanned = Scanned {
+        keys: KeyRotation::new(account, rng),
+        report: Report { transport, moments: Vec::new() },
+        rotated_out: Vec::new(),
+        log,
+        last: String::new(),
+        world,
+        task,
+    };
+    scanned.life().await?;
+    Ok(scanned.report)
+}
+
+/// A worker and its scans.
+struct Scanned {
+    world: World,
+    keys: KeyRotation,
+    task: Task,
+    log: mpsc::UnboundedReceiver<String>,
+    last: String,
+    rotated_out: Vec<String>,
+    report: Report,
+}
+
+impl Scanned {
+    async fn life(&mut self) -> Result<(), Error> {
+        self.said("the stream is open").await?;
+        self.scan("start", Demand::One)?;
+        self.posts(200).await?;
+        self.scan("200 posts", Demand::One)?;
+        for rotation in 1..=ROTATIONS {
+            self.rotated_out.extend(keys_of(self.keys.account()));
+            self.keys.renew();
+            self.keys.accept(&self.world);
+            if rotation == 1 {
+                self.scan_the_fetch().await?;
+            } else {
+                self.move_labels()?;
+            }
+            self.said("the set of credentials before is wiped").await?;
+            self.scan(&format!("rotation {rotation}"), Demand::One)?;
+            self.keys.end_overlap(&self.world);
+        }
+        self.scan_the_drain().await
+    }
+
+    fn move_labels(&self) -> Result<(), Error> {
+        Ok((0..SECRETS.len()).try_for_each(|secret| self.keys.move_label(&self.world, secret))?)
+    }
+
+    /// Three of four values have come, and the fourth is on its way.
+    async fn scan_the_fetch(&mut self) -> Result<(), Error> {
+        let fetched = |world: &World| {
+            let audit = world.aws.audit();
+            audit.iter().filter(|record| record.event_name == "GetSecretValue").count()
+        };
+        let before = fetched(&self.world);
+        let hang = Fault::every_call(Service::SecretsManager, Effect::Hang);
+        self.world.aws.inject(hang.of_operation("GetSecretValue").times(1));
+        self.move_labels()?;
+        let mut changes = self.world.aws.audit_changes();
+        let world = &self.world;
+        let three = changes.wait_for(|()| fetched(world) >= before + 3);
+        if timeout(LIMIT, three).await.is_err() {
+            return Err(self.not_reached("a fetch"));
+        }
+        self.scan("during a fetch", Demand::Nothing)?;
+        self.world.aws.clear_faults();
+        Ok(())
+    }
+
+    /// The stream is closed, and rows wait for a table that does not answer.
+    async fn scan_the_drain(&mut self) -> Result<(), Error> {
+        let hang = Fault::every_call(Service::DynamoDb, Effect::Hang);
+        self.world.aws.inject(hang);
+        let sent = self.world.feed.statistics().posts_sent;
+        self.posts(sent + 100).await?;
+        self.task.terminate();
+        self.said("the stream is closed; writing what was accepted").await?;
+        self.scan("drain", Demand::None)?;
+        self.world.aws.clear_faults();
+        let _ = self.task.stop().await?;
+        Ok(())
+    }
+
+    /// Waits until the feed has sent so many posts.
+    async fn posts(&self, posts: u64) -> Result<(), Error> {
+        let sent = self.world.feed.wait_until(|feed| feed.posts_sent >= posts);
+        match timeout(LIMIT, sent).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.not_reached("its posts")),
+        }
+    }
+
+    /// Waits for a line of the log.
+    async fn said(&mut self, message: &'static str) -> Result<(), Error> {
+        let words = format!("\"message\":\"{message}\"");
+        let waiting = async {
+            while let Some(line) = self.log.recv().await {
+                let found = line.contains(&words);
+                self.last = line;
+                if found {
+                    return true;
+                }
+            }
+            false
+        };
+        match timeout(LIMIT, waiting).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(self.not_reached(message)),
+        }
+    }
+
+    fn not_reached(&self, what: &'static str) -> Error {
+        Error::NotReached(what, self.last.clone())
+    }
+
+    fn scan(&mut self, name: &str, demand: Demand) -> Result<(), Error> {
+        let Some(pid) = self.task.id() else {
+            return Err(Error::NotReached("a scan", self.last.clone()));
+        };
+        let in_use = keys_of(self.keys.account());
+        let role = self
+            .world
+            .aws
+            .task_credentials()
+            .pop()
+            .map(|role| [role.access_key_id, role.secret_access_key, role.session_token]);
+        let role = role.unwrap_or_default();
+        let values = in_use.iter().chain(&role).chain(&self.rotated_out);
+        let findings = Scan::new(values.map(String::as_str))?.process(pid)?;
+        let count = |is: &dyn Fn(usize) -> bool| {
+            let mut copies = Copies::default();
+            for finding in findings.iter().filter(|finding| is(finding.value)) {
+                if finding.whole {
+                    copies.whole += 1;
+                } else {
+                    copies.fragments += 1;
+                }
+            }
+            copies
+        };
+        let of = |value: usize| count(&|found| found == value);
+        let names = SECRETS.into_iter().chain([
+            "key id of the role",
+            "secret of the role",
+            "token of the role",
+        ]);
+        let names: Vec<&str> = names.collect();
+        let place = |finding: &Finding| {
+            let name = names.get(finding.value).unwrap_or(&"rotated out");
+            let place = match &finding.place {
+                Place::Heap => "heap",
+                Place::Stack => "stack",
+                Place::Named(name) => name,
+            };
+            let part = if finding.whole { "whole" } else { "fragment" };
+            let Finding { encoding, length, address, .. } = finding;
+            format!("{name}: {part}, {encoding:?}, {length} bytes, {place}, {address:x}")
+        };
+        let moment = Moment {
+            name: name.to_owned(),
+            demand,
+            in_use: [of(0), of(1), of(2), of(3)],
+            rotated_out: count(&|found| found >= names.len()),
+            task_role: [of(4), of(5), of(6)],
+            places: findings.iter().map(place).collect(),
+        };
+        self.report.moments.push(moment);
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! What a computation leaves on the stack, overwritten.
+//!
+//! The allocator wipes the heap. But whoever signs with a secret, encodes it or compares it spills
+//! parts of it into its stack frames, and these stay there until something else happens to be called.
+
+use std::hint::black_box;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// How much of the stack is overwritten, in bytes: more than signing and parsing have ever used.
+const DEPTH: usize = 64 * 1024;
+
+/// Calls `compute`, and then overwrites the part of the stack that it ran on.
+#[inline(never)]
+pub fn stack_of<T>(compute: impl FnOnce() -> T) -> T {
+    let result = below(compute);
+    overwrite();
+    result
+}
+
+/// So that the frames of `compute` begin where those of [`overwrite`] do.
+#[inline(never)]
+fn below<T>(compute: impl FnOnce() -> T) -> T {
+    compute()
+}
+
+#[inline(never)]
+fn overwrite() {
+    // The compiler must believe that somebody reads it.
+    black_box(&mut [0_u8; DEPTH]);
+}
+
+/// A future that wipes the stack after each of its steps.
+pub struct Steps<F>(Pin<Box<F>>);
+
+/// Wipes the stack after each step of a future.
+pub fn steps_of<F: Future>(future: F) -> Steps<F> {
+    Steps(Box::pin(future))
+}
+
+impl<F: Future> Future for Steps<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        stack_of(|| self.0.as_mut().poll(cx))
+    }
+}

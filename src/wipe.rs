@@ -25,6 +25,7 @@ fn below<T>(compute: impl FnOnce() -> T) -> T {
 }
 
 #[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "the stack is what it is for")]
 fn overwrite() {
     // The compiler must believe that somebody reads it.
     black_box(&mut [0_u8; DEPTH]);

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
+use twitterstream::demo::copies::{self, Transport};
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, Options, Source};
 use twitterstream::demo::key_rotation::{KeyRotation, Order};
@@ -53,6 +54,10 @@ struct Arguments {
     /// How the worker learns of a rotation: event (a queue), poll (every second), or neither
     #[arg(long, value_name = "HOW", default_value = "event")]
     learn_by: LearnBy,
+    /// Instead: count the copies of each credential in the worker's memory, at each moment of its life,
+    /// over plain HTTP and TLS, and without the wiping allocator. It takes root or `CAP_SYS_PTRACE`
+    #[arg(long, conflicts_with_all = ["posts", "feed", "rotate_every"])]
+    scan: bool,
     /// What the generated posts and keys are drawn from
     #[arg(long, value_name = "N", env = "DEMO_SEED", default_value = "1")]
     seed: u64,
@@ -71,10 +76,16 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(demo(&arguments)) {
+    let (ran, complaint) = if arguments.scan {
+        (runtime.block_on(scan(&arguments)), "There are copies that should not be; see above.")
+    } else {
+        let complaint = "The table does not hold just what it should; see the figures above.";
+        (runtime.block_on(demo(&arguments)), complaint)
+    };
+    match ran {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            say("The table does not hold just what it should; see the figures above.");
+            say(complaint);
             ExitCode::FAILURE
         }
         Err(error) => failed(&*error),
@@ -93,7 +104,7 @@ fn say(line: &str) {
 
 async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = worker(root)?;
+    let [program] = built(root, ["twitterstream"])?;
 
     let recording = arguments.feed.as_deref().map(Recording::read).transpose()?;
     let recorded = recording.as_ref().map(|recording| recording.posts() as u64);
@@ -110,8 +121,7 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
         (Some(posts), Some(recorded)) => Some(posts.min(recorded)),
         (posts, recorded) => posts.or(recorded),
     };
-    #[expect(clippy::disallowed_methods, reason = "the wall clock enters the program here")]
-    let clock: twitterstream::demo::Clock = Arc::new(SystemTime::now);
+    let clock = clock();
     let account = Account::generated(&mut fastrand::Rng::with_seed(arguments.seed));
     let keys = KeyRotation::new(account.clone(), fastrand::Rng::with_seed(!arguments.seed));
     let mut options = Options::new(vec![account], source, clock.clone());
@@ -146,36 +156,72 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     let report = main_job::run(&world, &program, variables, until, rotations, stop, show).await?;
     display.end();
     say(&report.to_string());
-    if let Some(path) = &arguments.json {
-        let json = serde_json::to_vec_pretty(&report)?;
-        std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    write_json(arguments, &report)?;
     let complete = arguments.rotations.is_some_and(|rotations| report.rotations >= rotations)
         || posts.is_some_and(|posts| report.posts_sent >= posts);
     Ok(report.is_right(complete))
 }
 
-/// The worker's binary, built in the folder and with the features of this one, so that everything
-/// but its last step is done already.
-fn worker(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// Counts copies. Whether there are just as many as there should be.
+async fn scan(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [worker, unwiped] = built(root, ["twitterstream", "unwiped"])?;
+    let mut reports = Vec::new();
+    for (program, transport, heading) in [
+        (&worker, Transport::Plain, "The worker"),
+        (&worker, Transport::Tls, "The worker"),
+        (&unwiped, Transport::Plain, "For comparison, the same without the wiping allocator"),
+    ] {
+        let report = copies::run(root, program, clock(), arguments.seed, transport).await?;
+        say(&format!("{heading}, over {transport}: whole copies, and +fragments\n\n{report}"));
+        reports.push(report);
+    }
+    write_json(arguments, &reports)?;
+    Ok(reports.iter().take(2).all(copies::Report::holds))
+}
+
+fn write_json(
+    arguments: &Arguments,
+    report: &impl serde::Serialize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_vec_pretty(report)?;
+        std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the wall clock enters the program here")]
+fn clock() -> twitterstream::demo::Clock {
+    Arc::new(SystemTime::now)
+}
+
+/// Binaries built in the folder and with the features of this one, so that everything but the last
+/// step is done already.
+fn built<const N: usize>(
+    root: &Path,
+    names: [&str; N],
+) -> Result<[PathBuf; N], Box<dyn std::error::Error>> {
     let own = std::env::current_exe()?;
     let folder = own.parent().ok_or("this program is in no folder")?;
-    let program = folder.join("twitterstream");
+    let programs = names.map(|name| folder.join(name));
     // Cargo says where it is to what it runs. Without it, what stands beside this program is used.
     let Some(cargo) = std::env::var_os("CARGO") else {
-        return if program.exists() {
-            Ok(program)
-        } else {
-            Err(format!("{} is not there; use cargo demo", program.display()).into())
+        return match programs.iter().find(|program| !program.exists()) {
+            None => Ok(programs),
+            Some(missing) => {
+                Err(format!("{} is not there; use cargo demo", missing.display()).into())
+            }
         };
     };
     let mut build = Command::new(cargo);
-    build.current_dir(root).args(["build", "--features", "demo", "--bin", "twitterstream"]);
+    build.current_dir(root).args(["build", "--features", "demo"]);
+    build.args(names.iter().flat_map(|name| ["--bin", name]));
     build.arg("--target-dir").arg(folder.parent().ok_or("this program is in no target folder")?);
     if folder.ends_with("release") {
         build.arg("--release");
     }
-    if build.status()?.success() { Ok(program) } else { Err("the worker was not built".into()) }
+    if build.status()?.success() { Ok(programs) } else { Err("the worker was not built".into()) }
 }
 
 fn interrupted() -> io::Result<impl Future<Output = ()>> {

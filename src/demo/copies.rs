@@ -16,7 +16,7 @@ use super::feed_server::{Account, Options, Source};
 use super::key_rotation::KeyRotation;
 use super::local_aws::{self, Effect, Fault, Service};
 use super::memory_scan::{self, Finding, Place, Scan};
-use super::tls_front::{self, Authority, TlsFront};
+use super::tls_front::{self, Fronts};
 use super::world::{self, SECRETS, World, keys_of};
 
 /// How long is waited for what must come.
@@ -151,27 +151,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<22}{:>8}{:>8}{:>8}{:>8}{:>10}   {:>8}{:>8}{:>8}",
-            format!("over {}", self.transport),
-            "consumer",
-            "consumer",
-            "access",
-            "token",
-            "rotated",
-            "role's",
-            "role's",
-            "role's",
+            "{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "", "consumer", "consumer", "access", "token", "rotated", "role's", "role's", "role's",
         )?;
         writeln!(
             f,
-            "{:<22}{:>8}{:>8}{:>8}{:>8}{:>10}   {:>8}{:>8}{:>8}",
+            "{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
             "", "key", "secret", "token", "secret", "out", "key id", "secret", "token",
         )?;
         for moment in &self.moments {
             write!(f, "{:<22}", moment.name)?;
-            moment.in_use.iter().try_for_each(|copies| write!(f, "{copies:>8}"))?;
-            write!(f, "{:>10}   ", moment.rotated_out)?;
-            moment.task_role.iter().try_for_each(|copies| write!(f, "{copies:>8}"))?;
+            moment.in_use.iter().try_for_each(|copies| write!(f, "{copies:>10}"))?;
+            write!(f, "{:>10}", moment.rotated_out)?;
+            moment.task_role.iter().try_for_each(|copies| write!(f, "{copies:>10}"))?;
             writeln!(f, "{}", if moment.holds() { "" } else { "   NOT AS IT MUST BE" })?;
         }
         Ok(())
@@ -199,20 +191,13 @@ pub async fn run(
         options.scheme = "https";
     }
     let world = World::start(root, clock, options).await?;
-    let queue_url = world.add_rotation_queue().await?;
-    let feed_url = world.feed.url();
-    let mut variables = vec![("ROTATION_QUEUE_URL", queue_url), ("FEED_URL", feed_url)];
-    let authority = Authority::new()?;
-    let aws_front = TlsFront::start(&authority, world.aws.address()).await?;
-    let feed_front = TlsFront::start(&authority, world.feed.address()).await?;
+    let mut variables = vec![
+        ("ROTATION_QUEUE_URL", world.add_rotation_queue().await?),
+        ("FEED_URL", world.feed.url()),
+    ];
+    let fronts = Fronts::start(world.aws.address(), world.feed.address()).await?;
     if transport == Transport::Tls {
-        let path = world.feed.path();
-        variables = vec![
-            ("ROTATION_QUEUE_URL", variables.swap_remove(0).1),
-            ("FEED_URL", format!("https://{}{path}", feed_front.authority())),
-            ("AWS_ENDPOINT_URL", format!("https://{}", aws_front.authority())),
-            ("SSL_CERT_FILE", authority.bundle().display().to_string()),
-        ];
+        variables.extend(fronts.variables(world.feed.path()));
     }
     let variables: Vec<(&str, &str)> =
         variables.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -100,6 +100,38 @@ impl TlsFront {
     }
 }
 
+/// TLS in front of a whole local world.
+pub struct Fronts {
+    authority: Authority,
+    aws: TlsFront,
+    feed: TlsFront,
+}
+
+impl Fronts {
+    /// In front of these two servers.
+    ///
+    /// # Errors
+    /// No port, or no certificate.
+    pub async fn start(aws: SocketAddr, feed: SocketAddr) -> Result<Self, Error> {
+        let authority = Authority::new()?;
+        Ok(Self {
+            aws: TlsFront::start(&authority, aws).await?,
+            feed: TlsFront::start(&authority, feed).await?,
+            authority,
+        })
+    }
+
+    /// What a task is to be told: where both servers are, and whom to trust.
+    #[must_use]
+    pub fn variables(&self, feed_path: &str) -> [(&'static str, String); 3] {
+        [
+            ("AWS_ENDPOINT_URL", format!("https://{}", self.aws.authority())),
+            ("FEED_URL", format!("https://{}{feed_path}", self.feed.authority())),
+            ("SSL_CERT_FILE", self.authority.bundle().display().to_string()),
+        ]
+    }
+}
+
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {

@@ -2,7 +2,10 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
+use twitterstream::demo::feed_server::Options;
 use twitterstream::demo::main_job::{self, Until};
+use twitterstream::demo::tls_front::{Authority, Fronts};
+use twitterstream::demo::world::World;
 
 use crate::support::{Stage, generated, post, program, replayed};
 
@@ -143,4 +146,26 @@ async fn one_json_secret_can_hold_all_four_and_is_fetched_once() {
     let fetched = fetched.iter().filter(|record| record.event_name == "GetSecretValue");
     // One for the label alone, one for the label with a version id.
     assert_eq!(fetched.count(), 2);
+}
+
+#[tokio::test]
+async fn over_tls_it_trusts_whom_ssl_cert_file_names_and_nobody_else() {
+    let options = Options { scheme: "https", ..generated(1.0, 50) };
+    let stage = Stage::set(options).await;
+    let World { aws, feed, .. } = &stage.world;
+    let fronts = Fronts::start(aws.address(), feed.address()).await.unwrap();
+    let variables = fronts.variables(feed.path());
+    let mut variables = variables.each_ref().map(|(name, value)| (*name, value.as_str())).to_vec();
+    let mut run = stage.start(&variables);
+    run.posts_read(50).await;
+    assert_eq!(run.stop().await.code, Some(0));
+    assert_eq!(stage.rows().len(), 50);
+
+    // An authority that has not signed anything here.
+    let stranger = Authority::new().unwrap();
+    let bundle = stranger.bundle().display().to_string();
+    variables.extend([("SSL_CERT_FILE", &*bundle), ("START_LIMIT", "1s")]);
+    let ended = stage.start(&variables).end().await;
+    ended.assert_says(69, &["invalid peer certificate"]);
+    assert_eq!(feed.statistics().connects, 1);
 }

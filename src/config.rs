@@ -10,7 +10,8 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use crate::credentials::{Credential, Reference};
-use crate::feed::Dialect;
+use crate::feed::x_v2::StreamOptions;
+use crate::feed::{Dialect, Limits, read_budget};
 use crate::filter::Filter;
 use crate::telemetry::LogFormat;
 
@@ -60,6 +61,10 @@ pub struct Config {
     pub dialect: Dialect,
     /// The stream's endpoint: `FEED_URL`.
     pub feed_url: Url,
+    /// What x-v2's stream is asked for besides: `BACKFILL_MINUTES`, `PARTITION`.
+    pub stream_options: StreamOptions,
+    /// What the feed is to keep to: `CONNECT_BUDGET`, `READ_BUDGET`.
+    pub limits: Limits,
     /// How often the staging labels are looked at: `ROTATION_POLL`.
     pub rotation_poll: Duration,
     /// The queue of the events that a label has moved: `ROTATION_QUEUE_URL`.
@@ -104,8 +109,7 @@ impl fmt::Display for Faults {
 }
 
 /// Variables of later versions. Whoever sets one is told that it changes nothing yet.
-const UNHEEDED: [&str; 5] =
-    ["SPOOL_DIR", "SPOOL_BYTES", "ALLOW_ENVIRONMENT", "READ_BUDGET", "METRICS_NAMESPACE"];
+const UNHEEDED: [&str; 4] = ["SPOOL_DIR", "SPOOL_BYTES", "ALLOW_ENVIRONMENT", "METRICS_NAMESPACE"];
 
 impl Config {
     /// Reads the environment.
@@ -126,10 +130,22 @@ impl Config {
         let filter = reader.filter();
         let feed_url = reader.parse(
             "FEED_URL",
-            dialect.unwrap_or(Dialect::TwitterV1_1).default_url(),
+            dialect.unwrap_or(Dialect::XV2).default_url(),
             FEED_URL,
             safe_url,
         );
+        let stream_options = StreamOptions {
+            backfill_minutes: reader.optional("BACKFILL_MINUTES", BACKFILL, |text| {
+                text.parse().ok().filter(|minutes| (1..=5).contains(minutes))
+            }),
+            partition: reader.optional("PARTITION", PARTITION, |text| {
+                text.parse().ok().filter(|partition| *partition > 0)
+            }),
+        };
+        let connects = reader.parse("CONNECT_BUDGET", "50", CONNECTS, |text| {
+            text.parse().ok().filter(|connects| (1..=1000).contains(connects))
+        });
+        let posts = reader.optional("READ_BUDGET", POSTS, read_budget::Limits::parse);
         let rotation_poll = reader.parse("ROTATION_POLL", "60s", POLL, poll);
         let rotation_queue_url =
             reader.optional("ROTATION_QUEUE_URL", QUEUE_URL, |text| safe_url(text).map(Into::into));
@@ -161,6 +177,7 @@ impl Config {
             table,
             filter,
             feed_url,
+            connects,
             rotation_poll,
             rotation_bridge,
             start_limit,
@@ -174,6 +191,7 @@ impl Config {
                 Some(table),
                 Some(filter),
                 Some(feed_url),
+                Some(connects),
                 Some(rotation_poll),
                 Some(rotation_bridge),
                 Some(start_limit),
@@ -188,6 +206,8 @@ impl Config {
                 references,
                 dialect,
                 feed_url,
+                stream_options,
+                limits: Limits { connects, posts: posts.unwrap_or_default() },
                 rotation_poll,
                 rotation_queue_url,
                 rotation_bridge,
@@ -208,6 +228,11 @@ const TABLE: &str =
 const REGION: &str = "the name of an AWS region, such as us-west-2";
 const FEED_URL: &str = "an https URL without user, password, query and fragment \
                         (http is taken for a loopback address only)";
+const BACKFILL: &str = "a number of minutes from 1 to 5";
+const PARTITION: &str = "the number of a partition, from 1";
+const CONNECTS: &str = "a number of connects in 15 minutes, from 1 to 1000";
+const POSTS: &str = "a number of posts a day and a month (UTC), such as 10000, 200000/month, or \
+                     10000/day,200000/month";
 const DURATION: &str = "a duration with its unit, such as 25s or 5m, of at most a day";
 const POLL: &str = "a duration with its unit from 1s to 1h, such as 60s";
 const QUEUE_URL: &str =
@@ -279,20 +304,13 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
     }
 
     fn dialect(&mut self) -> Option<Dialect> {
-        match self.text("FEED").as_deref() {
-            Some("twitter-v1.1") => Some(Dialect::TwitterV1_1),
-            None => {
-                self.fault(
-                    "FEED",
-                    "twitter-v1.1 (x-v2, which is to be the default, is not part of this version)",
-                );
-                None
-            }
-            Some(_) => {
-                self.fault("FEED", "twitter-v1.1");
-                None
-            }
+        let text = self.text("FEED").unwrap_or_else(|| Dialect::XV2.name().to_owned());
+        let dialect = Dialect::ALL.into_iter().find(|dialect| dialect.name() == text);
+        if dialect.is_none() {
+            let names = Dialect::ALL.map(Dialect::name).join(" or ");
+            self.fault("FEED", names);
         }
+        dialect
     }
 
     fn reference(&mut self, credential: Credential) -> Option<Reference> {
@@ -430,7 +448,11 @@ mod tests {
 
     #[test]
     fn no_fault_repeats_a_value() {
-        const NAMES: [&str; 15] = [
+        const NAMES: [&str; 19] = [
+            "BACKFILL_MINUTES",
+            "PARTITION",
+            "CONNECT_BUDGET",
+            "READ_BUDGET",
             "AWSREGION",
             "DYNAMODBTABLE",
             "FILTER",
@@ -450,7 +472,7 @@ mod tests {
         let value = "MARKER //=,[ MARKER that is longer than a phrase may be, by far: MARKER";
         let environment = NAMES.map(|name| (name, value));
         let error = Config::read(&environment).unwrap_err();
-        assert!(error.0.len() >= 13, "{error}");
+        assert!(error.0.len() >= 17, "{error}");
         assert!(!format!("{error} {error:?}").contains("MARKER"), "{error}");
     }
 
@@ -481,7 +503,7 @@ mod tests {
                 (name == "FILTER").then_some(Err(NotUnicode))
             }
         }
-        assert_eq!(faulty(&NotText), ["FEED", "FILTER"]);
+        assert_eq!(faulty(&NotText), ["FILTER"]);
     }
 
     #[test]

@@ -13,13 +13,14 @@
 //! 6. [`worker`] is the straight line through all of them, and the drain at a stop.
 //!
 //! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`] hardens the process before anything is read, [`counts`] counts what
-//! passes, [`retry`] says how long to wait before a next try, [`telemetry`] what may be said in
+//! passes, [`clock`] tells the time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in
 //! a log, and how, and [`wipe`] cleans the stack behind whoever has used a secret.
 //!
 //! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, table}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
 
 pub mod aws;
+pub mod clock;
 pub mod config;
 pub mod counts;
 pub mod credentials;

@@ -14,7 +14,7 @@ use crate::config::{Config, Environment, Hardening, NotUnicode, is_loopback};
 use crate::counts::Counts;
 use crate::credentials::rotation::Reason;
 use crate::worker::{self, Request};
-use crate::{aws, process, telemetry};
+use crate::{aws, clock, process, telemetry};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
 const CONFIGURATION: u8 = 64;
@@ -136,7 +136,7 @@ async fn run(config: &Config, hardened: process::Level) -> u8 {
         if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
             tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
         }
-        let run = worker::run(config, &sdk, counts, requests, triggers).await;
+        let run = worker::run(config, &sdk, counts, requests, triggers, clock::system()).await;
         run.map_err(|error| telemetry::chain(&error))
     };
     match result.await {

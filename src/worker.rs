@@ -10,13 +10,18 @@ use aws_config::SdkConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::counts::{Counts, Summary};
 use crate::credentials::queue;
 use crate::credentials::rotation::{self, Reason, Rotation};
 use crate::credentials::{FetchError, Generation, SecretsManager};
+use crate::feed::connection::Client;
+use crate::feed::dialect::Wire;
 use crate::feed::message::Post;
-use crate::feed::{Feed, FeedError};
+use crate::feed::twitter_v1_1::TwitterV1_1;
+use crate::feed::x_v2::XV2;
+use crate::feed::{Dialect, Feed, FeedError};
 use crate::filter::Filter;
 use crate::retry::Jitter;
 use crate::table::{self, Row, Table, TableError};
@@ -64,6 +69,7 @@ pub async fn run(
     counts: Arc<Counts>,
     mut requests: watch::Receiver<Request>,
     (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
+    clock: Clock,
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
     let secrets = SecretsManager::new(sdk.clone());
@@ -82,9 +88,8 @@ pub async fn run(
     };
     let (rotation, port, status) =
         Rotation::new(secrets, settings, Arc::clone(&generation), triggers);
-    let (url, track) = (config.feed_url.clone(), config.filter.track());
-    let feed =
-        Feed::new(url, track, generation, port, Arc::clone(&counts)).map_err(WorkerError::Feed)?;
+    let wire = wire(config, Arc::clone(&clock)).map_err(WorkerError::Feed)?;
+    let feed = Feed::new(wire, config.limits, generation, port, Arc::clone(&counts), clock);
     // It ends with the feed, which holds the other end of its port, and the listening with it.
     tokio::spawn(rotation.run());
     if let Some(queue_url) = config.rotation_queue_url.clone() {
@@ -126,6 +131,15 @@ pub async fn run(
         0 => Ok(()),
         lost => Err(WorkerError::RowsLost(lost)),
     }
+}
+
+/// The dialect of the configuration.
+fn wire(config: &Config, clock: Clock) -> Result<Arc<dyn Wire>, FeedError> {
+    let (client, url, track) = (Client::new()?, config.feed_url.clone(), config.filter.track());
+    Ok(match config.dialect {
+        Dialect::XV2 => Arc::new(XV2::new(client, url, track, config.stream_options, clock)),
+        Dialect::TwitterV1_1 => Arc::new(TwitterV1_1::new(client, url, track, clock)),
+    })
 }
 
 /// Waits until at least this was asked. Whoever asks may go away; then nothing more is asked.
@@ -223,7 +237,8 @@ async fn accept(
     let Some(post) = feed.post(record) else {
         return;
     };
-    if !filter.matches(&*post) {
+    // What X has matched, it may have matched by a text that it did not send.
+    if !post.tagged && !filter.matches(&*post) {
         return;
     }
     let Post { user, date, text, id, .. } = *post;

@@ -66,9 +66,7 @@ impl Generation {
     /// as it is, percent-encoded, or in base64.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
-        wipe::stack_of(|| {
-            self.held.iter().fold(text.to_owned(), |text, held| redacted(&text, held))
-        })
+        self.held.iter().fold(text.to_owned(), |text, held| redact(&text, &held.value))
     }
 }
 
@@ -81,9 +79,15 @@ const SHORTEST_FRAGMENT: usize = 8;
 
 const REDACTED: &str = "[redacted]";
 
+/// Replaces a value in a text that a peer sent, as [`Generation::redact`] does.
+#[must_use]
+pub fn redact(text: &str, value: &SecretString) -> String {
+    wipe::stack_of(|| redacted(text, value))
+}
+
 /// Named place of `expose_secret`: a value is compared with a text that is about to be logged.
-fn redacted(text: &str, held: &Held) -> String {
-    let value = held.value.expose_secret();
+fn redacted(text: &str, value: &SecretString) -> String {
+    let value = value.expose_secret();
     let form = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
     let oauth = utf8_percent_encode(value, UNRESERVED).to_string();
     // Base64 of a longer text that contains the value shifts its letters; what can be found is the

@@ -8,9 +8,9 @@ pub mod rotation;
 pub mod secrets_manager;
 
 pub(crate) use generation::UNRESERVED;
-pub use generation::{Generation, Held};
+pub use generation::{Generation, Held, redact};
 pub use reference::{Reference, ReferenceError, VersionChoice};
-pub use secrets_manager::{FetchError, SecretsManager};
+pub use secrets_manager::{FetchError, LONGEST_VALUE, SecretsManager};
 
 /// One of the four credentials of OAuth 1.0a. RFC 5849 calls the first two client credentials and
 /// the last two token credentials.

@@ -12,5 +12,4 @@ pub mod report;
 pub mod tls_front;
 pub mod world;
 
-/// The wall clock, passed in so that a test can move it.
-pub type Clock = std::sync::Arc<dyn Fn() -> std::time::SystemTime + Send + Sync>;
+pub use crate::clock::Clock;

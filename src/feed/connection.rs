@@ -10,19 +10,34 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, Uri, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use memchr::memchr;
-use reqwest::Body;
-use rustls::ClientConfig;
+use reqwest::{Body, Response};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 use tower_service::Service;
 use zeroize::Zeroizing;
+
+use super::FeedError;
+use super::back_off::Class;
+use super::dialect::Failure;
+use crate::telemetry::chain;
+use crate::wipe;
+
+/// How long a request may take, to the end of the response's head.
+const ANSWER: Duration = Duration::from_secs(30);
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("twitterstream/", env!("CARGO_PKG_VERSION")));
 
 /// How long one address may take to answer before the next one is tried.
 const ONE_ADDRESS: Duration = Duration::from_secs(10);
@@ -41,41 +56,57 @@ pub enum ConnectionError {
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Opens connections. Every one looks its name up anew, and none is used twice.
+/// Sends requests. Every connection looks its name up anew, and none is used twice.
 #[derive(Clone)]
-pub struct Connector(HttpsConnector<HttpConnector>);
+pub struct Client {
+    /// Builds and signs requests. What it would send them with is never used.
+    pub requests: reqwest::Client,
+    connector: HttpsConnector<HttpConnector>,
+}
 
-impl Connector {
-    /// Connections by http or https; the latter with this configuration.
-    #[must_use]
-    pub fn new(tls: ClientConfig) -> Self {
+impl Client {
+    /// A client that trusts the platform's certificate authorities, or those of `SSL_CERT_FILE`.
+    ///
+    /// # Errors
+    /// There is nobody to trust.
+    pub fn new() -> Result<Self, FeedError> {
+        let tls = tls()?;
+        let requests = reqwest::Client::builder().use_preconfigured_tls(tls.clone()).build();
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(ONE_ADDRESS));
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        Self(https.enable_http1().wrap_connector(http))
+        let connector = https.enable_http1().wrap_connector(http);
+        Ok(Self { requests: requests.map_err(FeedError::Client)?, connector })
     }
 
     /// Sends a request and returns its answer, of which the body is yet to come.
     ///
     /// # Errors
-    /// No connection, or no answer. No error holds anything of the request.
-    pub async fn send(
-        &self,
-        request: reqwest::Request,
-    ) -> Result<reqwest::Response, ConnectionError> {
+    /// There was none in time.
+    pub async fn send(&self, request: reqwest::Request) -> Result<Response, Failure> {
+        let reason = match timeout(ANSWER, wipe::steps_of(self.exchange(request))).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("no answer in {ANSWER:?}"),
+        };
+        Err(Failure::Wait { class: Class::Network, refused: false, reset: None, reason })
+    }
+
+    async fn exchange(&self, request: reqwest::Request) -> Result<Response, ConnectionError> {
         let mut request = Request::<Body>::try_from(request)
             .map_err(|error| ConnectionError::Request(error.without_url().into()))?;
         let authorization = request.headers_mut().remove(header::AUTHORIZATION);
         let uri = std::mem::take(request.uri_mut());
-        let host = header::HeaderValue::try_from(host(&uri))
+        let host = HeaderValue::try_from(host(&uri))
             .map_err(|error| ConnectionError::Request(error.into()))?;
         request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         *request.uri_mut() =
             uri.path_and_query().map_or_else(Uri::default, |target| Uri::from(target.clone()));
 
-        let mut connector = self.0.clone();
+        let mut connector = self.connector.clone();
         poll_fn(|cx| connector.poll_ready(cx)).await.map_err(ConnectionError::Connect)?;
         let socket = connector.call(uri).await.map_err(ConnectionError::Connect)?;
         let head = match authorization {
@@ -88,6 +119,20 @@ impl Connector {
         let answer = sender.send_request(request).await?;
         Ok(answer.map(Body::wrap).into())
     }
+}
+
+/// The process's one TLS stack.
+fn tls() -> Result<ClientConfig, FeedError> {
+    let mut roots = RootCertStore::empty();
+    // A bundle may hold a certificate that cannot be used; the others still can.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(FeedError::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What `Host` says: the port is left out where it is the scheme's own.

@@ -1,6 +1,7 @@
-//! What a record of the stream says: a post, or one of the notices of v1.1.
+//! What a record of the stream says: a post, or something about the stream. What v1.1 sends is read
+//! here too.
 //!
-//! The message types are those of X's [Streaming message types][types]. A record that is none of
+//! Its message types are those of X's [Streaming message types][types]. A record that is none of
 //! them, or not JSON, is reported as such and never fatal.
 //!
 //! [types]: https://developer.x.com/en/docs/twitter-api/v1/tweets/filter-realtime/guides/streaming-message-types
@@ -49,6 +50,16 @@ pub enum Notice<'a> {
         /// The server's own words.
         message: Cow<'a, str>,
     },
+    /// Something is wrong with the stream, in the words of the X API v2. The server may leave it open,
+    /// but sends nothing more.
+    Problem {
+        /// `UpstreamOperationalDisconnect` or `TooManyConnections`, for instance.
+        kind: Cow<'a, str>,
+        /// `operational-disconnect`, for instance.
+        title: Cow<'a, str>,
+        /// The server's own words.
+        detail: Cow<'a, str>,
+    },
     /// A user deleted a post.
     Delete,
     /// A user took the place out of posts.
@@ -66,13 +77,16 @@ pub struct Post<'a> {
     pub id: Cow<'a, str>,
     /// The author's screen name.
     pub user: Cow<'a, str>,
-    /// `created_at` as the server wrote it, such as `Wed Oct 10 20:19:24 +0000 2018`.
+    /// `created_at` as the server wrote it, such as `Wed Oct 10 20:19:24 +0000 2018`, or
+    /// `2018-10-10T20:19:24.000Z` in the X API v2.
     pub date: Cow<'a, str>,
     /// The whole text, in Unicode.
     pub text: Cow<'a, str>,
-    entities: Vec<Entities<'a>>,
-    /// The text of a retweeted post: a retweet's own text is a shortened copy of it.
-    retweeted: Option<Cow<'a, str>>,
+    /// What is searched besides the text: links, hashtags, the names of mentioned users, and the text
+    /// of a retweeted post, of which a retweet's own text is a shortened copy.
+    pub also: Vec<Cow<'a, str>>,
+    /// The server says that a rule of this worker's own matches it.
+    pub tagged: bool,
 }
 
 impl<'a> Message<'a> {
@@ -88,18 +102,13 @@ impl<'a> Message<'a> {
 
 impl Searched for Post<'_> {
     fn any_text(&self, mut found: impl FnMut(&str) -> bool) -> bool {
-        let tags = |entities: &Entities<'_>, found: &mut dyn FnMut(&str) -> bool| {
-            entities.texts().any(found)
-        };
-        found(&self.text)
-            || self.retweeted.as_deref().is_some_and(&mut found)
-            || self.entities.iter().any(|entities| tags(entities, &mut found))
+        found(&self.text) || self.also.iter().any(|text| found(text))
     }
 }
 
 /// A string that is borrowed from the record where it has no escapes.
 #[derive(Debug, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// Every field that tells what a record is, or that is needed of it. The rest is skipped.
 #[derive(Deserialize)]
@@ -251,24 +260,27 @@ impl<'a> Record<'a> {
         }
         let mut entities: Vec<Entities<'a>> =
             [self.entities, extended_entities].into_iter().flatten().collect();
-        let retweeted = self.retweeted_status.and_then(|status| {
+        let mut also = Vec::new();
+        if let Some(status) = self.retweeted_status {
             let extended = status.extended_tweet.map(|body| (text(body.full_text), body.entities));
             let (extended_text, extended_entities) = extended.unwrap_or_default();
             entities.extend(status.entities.into_iter().chain(extended_entities));
-            extended_text.or_else(|| text(status.full_text)).or_else(|| text(status.text))
-        });
-        Message::Post(Box::new(Post { id, user, date, text: shown, entities, retweeted }))
+            also.extend(
+                extended_text.or_else(|| text(status.full_text)).or_else(|| text(status.text)),
+            );
+        }
+        also.extend(entities.into_iter().flat_map(Entities::texts));
+        Message::Post(Box::new(Post { id, user, date, text: shown, also, tagged: false }))
     }
 }
 
-impl Entities<'_> {
-    fn texts(&self) -> impl Iterator<Item = &str> {
-        let every = [&self.hashtags, &self.user_mentions, &self.urls, &self.media];
+impl<'a> Entities<'a> {
+    fn texts(self) -> impl Iterator<Item = Cow<'a, str>> {
+        let every = [self.hashtags, self.user_mentions, self.urls, self.media];
         every.into_iter().flatten().flatten().flat_map(|entity| {
-            [&entity.text, &entity.screen_name, &entity.display_url, &entity.expanded_url]
-                .into_iter()
-                .flatten()
-                .map(|Text(text)| text.as_ref())
+            let Entity { text, screen_name, display_url, expanded_url } = entity;
+            let texts = [text, screen_name, display_url, expanded_url];
+            texts.into_iter().flatten().map(|Text(text)| text)
         })
     }
 }

@@ -1,15 +1,26 @@
 //! The stream: connected, read, and connected again for as long as the worker runs.
 //!
-//! [`Feed::next`] moves it on, and where it waits the wait comes from [`back_off`]. Framing is in
-//! [`lines`], what a record says in [`message`], the signature in [`oauth1`], the way to the socket in
-//! [`connection`]; `doubles` knows what two streams have both brought.
+//! [`Feed`] is the state machine: [`Feed::next`] moves it on, and where it waits the wait comes from
+//! [`back_off`] and [`connect_budget`]. What differs between feeds is behind [`dialect::Wire`]:
+//! [`twitter_v1_1`] with its signature in [`oauth1`], and [`x_v2`]. A [`session`] is credentials at
+//! work, [`connection`] the way to the socket. Framing is in [`lines`], what a record says in
+//! [`message`]; `doubles` knows what two streams have both brought, and [`read_budget`] how many
+//! posts may be read.
 
 pub mod back_off;
+mod body;
+pub mod connect_budget;
 pub mod connection;
+pub mod dialect;
 mod doubles;
 pub mod lines;
 pub mod message;
 pub mod oauth1;
+pub mod read_budget;
+pub mod session;
+mod stream;
+pub mod twitter_v1_1;
+pub mod x_v2;
 
 use std::future::pending;
 use std::pin::Pin;
@@ -17,32 +28,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::select_all;
-use reqwest::{Client, Response, StatusCode, header};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::task::unconstrained;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use self::back_off::{BackOff, Class};
-use self::connection::Connector;
+use self::connect_budget::ConnectBudget;
+pub use self::dialect::Dialect;
+use self::dialect::{Failure, Wire};
 use self::doubles::Doubles;
-use self::lines::{LONGEST_RECORD, Line, Lines};
 use self::message::{Message, Notice, Post};
+use self::read_budget::{ReadBudget, Spent};
+use self::session::Session;
+use self::stream::{Farewell, Stream};
+use crate::clock::Clock;
 use crate::counts::Counts;
+use crate::credentials::Generation;
 use crate::credentials::rotation::{Port, Verdict};
-use crate::credentials::{Credential, Generation};
 use crate::retry::Jitter;
-use crate::telemetry::{chain, peer_text};
-use crate::wipe;
-
-/// Silence after which a v1.1 stream counts as stalled: three of its keep-alives of 30 s (X,
-/// "Connecting to a streaming endpoint").
-const STALL: Duration = Duration::from_secs(90);
-
-/// How long a connection may take, to the end of the response's head.
-const CONNECT: Duration = Duration::from_secs(30);
+use crate::telemetry::chain;
 
 /// How long a stream must deliver before the failures before it are forgotten. One that is opened
 /// and closed again at once is a failure like another.
@@ -55,45 +60,6 @@ const OVERLAP: Duration = Duration::from_mins(1);
 /// The first wait, and the longest, before refused credentials are tried again beside those in use:
 /// services accept new keys some time after they were made.
 const OFFER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-const USER_AGENT: header::HeaderValue =
-    header::HeaderValue::from_static(concat!("twitterstream/", env!("CARGO_PKG_VERSION")));
-
-/// How much of a refusal's body is read, in bytes.
-const REFUSAL: usize = 4096;
-
-/// What a feed speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// `POST statuses/filter` of Twitter's API v1.1, signed with OAuth 1.0a.
-    TwitterV1_1,
-}
-
-impl Dialect {
-    /// The dialect's name in `FEED`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TwitterV1_1 => "twitter-v1.1",
-        }
-    }
-
-    /// The credentials that it needs. No other is fetched.
-    #[must_use]
-    pub const fn credentials(self) -> &'static [Credential] {
-        match self {
-            Self::TwitterV1_1 => &Credential::ALL,
-        }
-    }
-
-    /// Its own endpoint.
-    #[must_use]
-    pub const fn default_url(self) -> &'static str {
-        match self {
-            Self::TwitterV1_1 => "https://stream.twitter.com/1.1/statuses/filter.json",
-        }
-    }
-}
 
 /// Why a feed will never deliver again.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +92,14 @@ pub enum FeedError {
         /// The server's own words, bounded and escaped, without live values.
         text: String,
     },
+    /// The server does not take a rule that `FILTER` asks for.
+    #[error("the feed at {url} does not take a rule of FILTER: {text}")]
+    Rules {
+        /// The endpoint.
+        url: Url,
+        /// Which, and why, in the server's own words.
+        text: String,
+    },
 }
 
 /// A stream that is kept open, and moved over to new credentials without a gap.
@@ -134,83 +108,87 @@ pub enum FeedError {
 /// credentials takes over, or none), at most one attempt to open another, and maybe an offer: a set
 /// that is to be proven by an attempt of its own while the streams are read.
 pub struct Feed {
-    client: Client,
-    connector: Connector,
-    url: Url,
-    track: String,
+    wire: Arc<dyn Wire>,
     /// The credentials in use.
-    generation: Arc<Generation>,
+    session: Arc<Session>,
     port: Port,
     /// Oldest first. All but the last were taken over from, and are read to their end.
     streams: Vec<Stream>,
+    /// Which of them the last record came from.
+    reading: usize,
     attempt: Option<Attempt>,
     /// When there is no stream that lasts: not before this moment is one opened.
     not_before: Instant,
     back_off: BackOff,
+    connect_budget: Option<ConnectBudget>,
+    read_budget: ReadBudget,
+    /// Whether the read budget is said to be spent.
+    spent: bool,
     offer: Option<Offer>,
     doubles: Doubles,
     counts: Arc<Counts>,
-}
-
-struct Stream {
-    response: Response,
-    lines: Lines,
-    opened_at: Instant,
-    /// Another stream has taken over, and this one ends; at the latest at this moment.
-    until: Option<Instant>,
+    clock: Clock,
 }
 
 struct Attempt {
-    generation: Arc<Generation>,
+    session: Arc<Session>,
     begun: Instant,
-    answer: Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send>>,
+    answer: Pin<Box<dyn Future<Output = Result<Good, Failure>> + Send>>,
+}
+
+/// What an attempt came to.
+enum Good {
+    /// A stream.
+    Stream(Response),
+    /// The proof that the credentials are good.
+    Proof,
 }
 
 /// A set of credentials that is to be proven.
 struct Offer {
-    generation: Arc<Generation>,
+    session: Arc<Session>,
     not_before: Instant,
     waits: Jitter,
 }
 
-/// Why a connection was not had.
-enum Failure {
-    /// For now, and whether it is the credentials that were refused.
-    Wait { class: Class, refused: bool, reason: String },
-    /// For good.
-    Stop(FeedError),
+/// What a feed is to keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// At most so many streams opened in [`connect_budget::WINDOW`], where the server counts them.
+    pub connects: usize,
+    /// Posts to read.
+    pub posts: read_budget::Limits,
 }
 
 impl Feed {
     /// A feed that connects when it is first read. New credentials come through `port`.
-    ///
-    /// # Errors
-    /// The HTTP client cannot be built.
+    #[must_use]
     pub fn new(
-        url: Url,
-        track: &str,
+        wire: Arc<dyn Wire>,
+        limits: Limits,
         generation: Arc<Generation>,
         port: Port,
         counts: Arc<Counts>,
-    ) -> Result<Self, FeedError> {
-        let tls = tls()?;
-        // It builds and signs requests; what it would send them with is never used.
-        let client = Client::builder().use_preconfigured_tls(tls.clone()).build();
-        Ok(Self {
-            client: client.map_err(FeedError::Client)?,
-            connector: Connector::new(tls),
-            url,
-            track: track.to_owned(),
-            generation,
+        clock: Clock,
+    ) -> Self {
+        let counted = wire.counts_connects();
+        Self {
+            wire,
+            session: Arc::new(Session::new(generation)),
             port,
             streams: Vec::new(),
+            reading: 0,
             attempt: None,
             not_before: Instant::now(),
             back_off: BackOff::default(),
+            connect_budget: counted.then(|| ConnectBudget::new(limits.connects)),
+            read_budget: ReadBudget::new(limits.posts),
+            spent: false,
             offer: None,
             doubles: Doubles::default(),
             counts,
-        })
+            clock,
+        }
     }
 
     /// The next record that is not empty. It waits, and connects, for as long as that takes; a
@@ -223,6 +201,7 @@ impl Feed {
             if let Some(record) = self.buffered() {
                 return Ok(record);
             }
+            self.close();
             self.begin();
             let begin_at = self.begin_at();
             tokio::select! {
@@ -230,7 +209,7 @@ impl Feed {
                 answer = answer(&mut self.attempt) => self.answered(answer)?,
                 // An attempt is never dropped: the server may have begun to send.
                 Ok(()) = self.port.candidates.changed(), if self.attempt.is_none() => self.offered(),
-                (index, filled) = fill(&mut self.streams) => self.filled(index, filled),
+                (index, filled) = fill(&mut self.streams, self.wire.stall()) => self.filled(index, filled),
                 () = at(begin_at), if self.attempt.is_none() => {}
             }
         }
@@ -238,18 +217,22 @@ impl Feed {
 
     /// The next record of what has been received already.
     pub fn buffered(&mut self) -> Option<Bytes> {
-        self.streams.iter_mut().find_map(|stream| stream.record(&self.counts))
+        self.streams.iter_mut().enumerate().find_map(|(index, stream)| {
+            self.reading = index;
+            stream.record(&self.counts)
+        })
     }
 
     /// The post in a record of [`Self::next`] or [`Self::buffered`], unless the stream before has
     /// brought it already. Anything else is counted, and heeded where it concerns the stream.
     pub fn post<'a>(&mut self, record: &'a [u8]) -> Option<Box<Post<'a>>> {
-        match Message::parse(record) {
+        match self.wire.read(record) {
             Message::Post(post) if self.is_double(&post.id) => {
                 self.counts.posts_doubled.increment();
             }
             Message::Post(post) => {
                 self.counts.posts_read.increment();
+                self.spend();
                 return Some(post);
             }
             Message::Notice(notice) => {
@@ -276,22 +259,77 @@ impl Feed {
     }
 
     /// Whether a set is another than the one in use.
-    fn is_offered(&self, generation: &Arc<Generation>) -> bool {
-        !Arc::ptr_eq(generation, &self.generation)
+    fn is_offered(&self, session: &Arc<Session>) -> bool {
+        !Arc::ptr_eq(session, &self.session)
     }
 
     fn is_proving(&self) -> bool {
-        self.attempt.as_ref().is_some_and(|attempt| self.is_offered(&attempt.generation))
+        self.attempt.as_ref().is_some_and(|attempt| self.is_offered(&attempt.session))
     }
 
-    fn heed(&self, notice: &Notice<'_>) {
+    /// One more post was read, of a feed that may be paid for by the post.
+    fn spend(&mut self) {
+        match self.read_budget.read((self.clock)()) {
+            Spent::Little | Spent::All(_) if self.spent => {}
+            Spent::Little => {}
+            Spent::Most(period) => {
+                let period = period.name();
+                tracing::warn!(period, "four fifths of READ_BUDGET are read");
+            }
+            Spent::All(period) => {
+                self.spent = true;
+                let period = period.name();
+                tracing::error!(
+                    period,
+                    "READ_BUDGET is read: the stream is closed until the period turns"
+                );
+            }
+        }
+    }
+
+    /// Closes what the server has said is over, and everything where no post may be read any more.
+    /// All that was received has been read before.
+    fn close(&mut self) {
+        let over = self
+            .streams
+            .iter()
+            .position(|stream| stream.farewell.as_ref().is_some_and(|farewell| farewell.over));
+        if let Some(index) = over {
+            self.filled(index, Err("the feed has ended it".to_owned()));
+        }
+        if !self.spent {
+            return;
+        }
+        match self.read_budget.closed_for((self.clock)()) {
+            Some(wait) => {
+                self.streams.clear();
+                self.not_before = self.not_before.max(Instant::now() + wait);
+            }
+            None => {
+                self.spent = false;
+                tracing::info!("READ_BUDGET's period has turned: the stream is opened again");
+            }
+        }
+    }
+
+    fn heed(&mut self, notice: &Notice<'_>) {
         match notice {
             Notice::Disconnect { code, reason } => {
-                tracing::warn!(
-                    code,
-                    reason = self.quoted(reason),
-                    "the feed is about to disconnect"
-                );
+                let reason = self.quoted(reason);
+                tracing::warn!(code, reason, "the feed is about to disconnect");
+                // 2 and 7: others opened a stream with these credentials. Whoever comes back at once
+                // cuts theirs, and they his.
+                let class = if matches!(code, 2 | 7) { Class::Http } else { Class::Network };
+                let reason = format!("the feed ended the stream with code {code}: {reason}");
+                self.expect_end(Farewell { class, over: false, reason });
+            }
+            Notice::Problem { kind, title, detail } => {
+                let [kind, title, detail] = [kind, title, detail].map(|text| self.quoted(text));
+                tracing::warn!(kind, title, detail, "the feed has a problem with the stream");
+                let many = kind == "TooManyConnections";
+                let class = if many { Class::RateLimit } else { Class::Network };
+                let reason = format!("the feed ended the stream: {title}, {kind}: {detail}");
+                self.expect_end(Farewell { class, over: true, reason });
             }
             Notice::Warning { code, message } => {
                 let (code, message) = (self.quoted(code), self.quoted(message));
@@ -304,18 +342,35 @@ impl Feed {
         }
     }
 
+    fn expect_end(&mut self, farewell: Farewell) {
+        if let Some(stream) = self.streams.get_mut(self.reading) {
+            stream.farewell = Some(farewell);
+        }
+    }
+
     /// A peer's words, fit for the log.
     fn quoted(&self, text: &str) -> String {
-        let text = self.generation.redact(text);
-        let offered = self.offer.as_ref().map(|offer| offer.generation.redact(&text));
-        peer_text(&offered.unwrap_or(text))
+        let text = self.session.quoted(text);
+        match &self.offer {
+            Some(offer) => offer.session.quoted(&text),
+            None => text,
+        }
     }
 
     /// When the next attempt may begin; `None` while there is nothing to attempt.
     fn begin_at(&self) -> Option<Instant> {
+        if self.spent {
+            // No post may be read, so nothing is opened, and new credentials wait with the rest.
+            return Some(self.not_before);
+        }
         let open = (!self.lasts()).then_some(self.not_before);
         let prove = self.offer.as_ref().map(|offer| offer.not_before);
-        open.into_iter().chain(prove).min()
+        let wanted = open.into_iter().chain(prove).min()?;
+        Some(match &self.connect_budget {
+            // A proof beside a stream is no connect.
+            Some(budget) if !self.lasts() => budget.free_at(wanted),
+            _ => wanted,
+        })
     }
 
     /// Whether there is a stream that is not about to end.
@@ -330,27 +385,35 @@ impl Feed {
             return;
         }
         let now = Instant::now();
+        if self.spent || self.begin_at().is_none_or(|begin_at| begin_at > now) {
+            return;
+        }
         let offered = self.offer.as_ref().filter(|offer| offer.not_before <= now);
-        let generation = match offered {
-            Some(offer) => &offer.generation,
-            None if !self.lasts() && self.not_before <= now => &self.generation,
+        let session = match offered {
+            Some(offer) => &offer.session,
+            None if !self.lasts() && self.not_before <= now => &self.session,
             None => return,
         };
-        let generation = Arc::clone(generation);
-        let answer = Box::pin(connect(
-            self.client.clone(),
-            self.connector.clone(),
-            self.url.clone(),
-            self.track.clone(),
-            Arc::clone(&generation),
-        ));
-        self.attempt = Some(Attempt { generation, begun: now, answer });
+        let session = Arc::clone(session);
+        let wire = || Arc::clone(&self.wire);
+        let proof = if self.lasts() { wire().prove(Arc::clone(&session)) } else { None };
+        let answer: Pin<Box<dyn Future<Output = _> + Send>> = match proof {
+            Some(proof) => Box::pin(async { proof.await.map(|()| Good::Proof) }),
+            None => {
+                if let Some(budget) = &mut self.connect_budget {
+                    budget.make(now);
+                }
+                let stream = wire().open(Arc::clone(&session));
+                Box::pin(async { stream.await.map(Good::Stream) })
+            }
+        };
+        self.attempt = Some(Attempt { session, begun: now, answer });
     }
 
     fn offered(&mut self) {
         let offered = self.port.candidates.borrow_and_update().clone();
         self.offer = offered.map(|candidate| Offer {
-            generation: Arc::clone(&candidate.generation),
+            session: Arc::new(Session::new(Arc::clone(&candidate.generation))),
             not_before: Instant::now(),
             waits: Jitter::new(OFFER.0, OFFER.1),
         });
@@ -358,17 +421,20 @@ impl Feed {
 
     fn answered(
         &mut self,
-        (generation, begun, answer): (Arc<Generation>, Instant, Result<Response, Failure>),
+        (session, begun, answer): (Arc<Session>, Instant, Result<Good, Failure>),
     ) -> Result<(), FeedError> {
-        let is_offer = self.is_offered(&generation);
+        let is_offer = self.is_offered(&session);
+        let generation = Arc::clone(session.generation());
         match answer {
-            Ok(response) => {
-                self.opened(response);
+            Ok(good) => {
+                if let Good::Stream(response) = good {
+                    self.opened(response);
+                }
                 if is_offer {
                     // The failures so far were those of the credentials before.
                     self.back_off.reset();
                     self.offer = None;
-                    self.generation = Arc::clone(&generation);
+                    self.session = session;
                 }
                 let proven_in = begun.elapsed();
                 self.say(Verdict::Accepted { generation, proven_in });
@@ -376,15 +442,18 @@ impl Feed {
             }
             Err(Failure::Stop(error)) if !is_offer => Err(error),
             Err(failure) => {
-                let (class, refused, reason) = match failure {
-                    Failure::Wait { class, refused, reason } => (class, refused, reason),
-                    Failure::Stop(error) => (Class::Http, true, chain(&error)),
+                let (class, refused, reset, reason) = match failure {
+                    Failure::Wait { class, refused, reset, reason } => {
+                        (class, refused, reset, reason)
+                    }
+                    Failure::Stop(error) => (Class::Http, true, None, chain(&error)),
                 };
                 if is_offer {
-                    self.postpone_offer(class, &reason);
+                    self.postpone_offer(class, reset, &reason);
                 } else {
-                    self.wait(class, &reason);
+                    self.wait(class, reset, &reason);
                 }
+                drop(session);
                 if refused {
                     self.say(Verdict::Refused { generation });
                 }
@@ -402,19 +471,20 @@ impl Feed {
         if self.streams.is_empty() {
             self.doubles.forget();
         }
-        tracing::info!(url = %self.url, takes_over = !self.streams.is_empty(), "the stream is open");
-        let lines = Lines::default();
-        self.streams.push(Stream { response, lines, opened_at: Instant::now(), until: None });
+        let takes_over = !self.streams.is_empty();
+        tracing::info!(url = %self.wire.url(), takes_over, "the stream is open");
+        self.streams.push(Stream::new(response));
     }
 
-    fn postpone_offer(&mut self, class: Class, reason: &str) {
+    fn postpone_offer(&mut self, class: Class, reset: Option<Duration>, reason: &str) {
         if self.streams.len() < 2 {
             self.doubles.forget();
         }
         let Some(offer) = &mut self.offer else { return };
-        let wait = match class {
-            Class::RateLimit => OFFER.1.max(Class::RateLimit.wait(1)),
-            Class::Network | Class::Http => offer.waits.next_wait(),
+        let wait = match (class, reset) {
+            (Class::RateLimit, Some(reset)) => reset,
+            (Class::RateLimit, None) => Class::RateLimit.wait(1),
+            (Class::Network | Class::Http, _) => offer.waits.next_wait(),
         };
         offer.not_before = Instant::now() + wait;
         let wait_seconds = wait.as_secs_f64();
@@ -432,7 +502,10 @@ impl Feed {
             Err(reason) => {
                 let ended = self.streams.remove(index);
                 if ended.until.is_none() {
-                    self.wait(Class::Network, &reason);
+                    match ended.farewell {
+                        Some(farewell) => self.wait(farewell.class, None, &farewell.reason),
+                        None => self.wait(Class::Network, None, &reason),
+                    }
                 } else {
                     tracing::debug!(reason, "the stream before has been read to its end");
                 }
@@ -441,9 +514,16 @@ impl Feed {
     }
 
     /// There is no stream any more: waits, and tries an offer at once.
-    fn wait(&mut self, class: Class, reason: &str) {
+    fn wait(&mut self, class: Class, reset: Option<Duration>, reason: &str) {
         let now = Instant::now();
-        let wait = self.back_off.after(class);
+        let wait = match (self.back_off.after(class), reset) {
+            // The server's word is taken; a second refusal shows that it was too early.
+            (_, Some(reset)) => reset,
+            // The documented waits are the shortest ones. What goes wrong for many at once must not
+            // bring them all back at once.
+            (wait, None) if class != Class::Network => wait.mul_f64(1.0 + 0.25 * fastrand::f64()),
+            (wait, None) => wait,
+        };
         self.not_before = now + wait;
         if let Some(offer) = &mut self.offer {
             offer.not_before = now;
@@ -462,41 +542,25 @@ impl Feed {
     }
 }
 
-/// The process's one TLS stack, with the platform's roots or those of `SSL_CERT_FILE`.
-fn tls() -> Result<ClientConfig, FeedError> {
-    let mut roots = RootCertStore::empty();
-    // A bundle may hold a certificate that cannot be used; the others still can.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(FeedError::NoRoots);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
 /// The answer to the attempt, which is then over.
-async fn answer(
-    attempt: &mut Option<Attempt>,
-) -> (Arc<Generation>, Instant, Result<Response, Failure>) {
+async fn answer(attempt: &mut Option<Attempt>) -> (Arc<Session>, Instant, Result<Good, Failure>) {
     let Some(under_way) = attempt else {
         return pending().await;
     };
     let answer = under_way.answer.as_mut().await;
-    let over = (Arc::clone(&under_way.generation), under_way.begun, answer);
+    let over = (Arc::clone(&under_way.session), under_way.begun, answer);
     *attempt = None;
     over
 }
 
 /// Reads the next chunk of any stream; their framing has used up the ones before. Which stream it
 /// was, and why it has ended if it has.
-async fn fill(streams: &mut [Stream]) -> (usize, Result<(), String>) {
+async fn fill(streams: &mut [Stream], stall: Duration) -> (usize, Result<(), String>) {
     match streams {
         [] => pending().await,
-        [stream] => (0, stream.fill().await),
+        [stream] => (0, stream.fill(stall).await),
         streams => {
-            let filling = streams.iter_mut().map(|stream| Box::pin(stream.fill()));
+            let filling = streams.iter_mut().map(|stream| Box::pin(stream.fill(stall)));
             let (filled, index, _) = select_all(filling).await;
             (index, filled)
         }
@@ -508,101 +572,4 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => pending().await,
     }
-}
-
-/// One attempt to open the stream.
-async fn connect(
-    client: Client,
-    connector: Connector,
-    url: Url,
-    track: String,
-    generation: Arc<Generation>,
-) -> Result<Response, Failure> {
-    let form = [("track", track.as_str())];
-    let signed = wipe::stack_of(|| oauth1::signed_form(&client, &url, &form, &generation));
-    let mut request = signed.map_err(|error| Failure::Stop(error.into()))?;
-    request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
-    let network = |reason| Failure::Wait { class: Class::Network, refused: false, reason };
-    let response = match timeout(CONNECT, wipe::steps_of(connector.send(request))).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(network(chain(&error))),
-        Err(_) => return Err(network(format!("no answer in {CONNECT:?}"))),
-    };
-    let status = response.status();
-    if status == StatusCode::OK {
-        return Ok(response);
-    }
-    let text = peer_text(&generation.redact(&refusal(response).await));
-    let stop =
-        |advice| Failure::Stop(FeedError::Refused { url, status, advice, text: text.clone() });
-    let wait = |class, refused, meaning: &str| {
-        let reason = format!("status {status}, {meaning}; it said: {text}");
-        Failure::Wait { class, refused, reason }
-    };
-    Err(match status.as_u16() {
-        401 => wait(Class::Http, true, "the credentials were refused"),
-        403 => wait(Class::Http, true, "access is forbidden for these credentials"),
-        404 => stop("there is no stream at this address; compare FEED_URL"),
-        406 => stop("it takes no such FILTER"),
-        413 | 416 => stop("FILTER is too long for it"),
-        420 | 429 => wait(Class::RateLimit, false, "it asks to connect less often"),
-        _ => wait(Class::Http, false, "the feed has an error"),
-    })
-}
-
-impl Stream {
-    /// The next record that is not empty, of what the framing has been given.
-    fn record(&mut self, counts: &Counts) -> Option<Bytes> {
-        loop {
-            match self.lines.next()? {
-                Line::Record(record) => return Some(record),
-                Line::KeepAlive => counts.keep_alives.increment(),
-                Line::OverLong => {
-                    counts.over_long.increment();
-                    tracing::warn!(
-                        bound = LONGEST_RECORD,
-                        "a record is longer than any post and is skipped; do its records end in CRLF?",
-                    );
-                }
-            }
-        }
-    }
-
-    async fn fill(&mut self) -> Result<(), String> {
-        let stalled = Instant::now() + STALL;
-        let limit = self.until.map_or(stalled, |until| until.min(stalled));
-        match timeout_at(limit, self.response.chunk()).await {
-            Ok(Ok(Some(chunk))) => {
-                self.lines.push(chunk);
-                Ok(())
-            }
-            Ok(Ok(None)) => Err("the feed ended the stream".to_owned()),
-            Ok(Err(error)) => Err(chain(&error.without_url())),
-            // What has arrived by now is still read. The timeout alone would not tell: it may strike
-            // because this task has had its share of the processor.
-            Err(_) => match unconstrained(self.response.chunk()).now_or_never() {
-                Some(Ok(Some(chunk))) => {
-                    self.lines.push(chunk);
-                    Ok(())
-                }
-                _ if limit == stalled => Err(format!("the stream stalled: nothing for {STALL:?}")),
-                _ => Err(format!("it had not ended {OVERLAP:?} after another took over")),
-            },
-        }
-    }
-}
-
-/// The beginning of a refusal's body. What is wrong with reading it does not matter any more.
-async fn refusal(mut response: Response) -> String {
-    let mut body = Vec::new();
-    let reading = async {
-        while body.len() < REFUSAL
-            && let Ok(Some(chunk)) = response.chunk().await
-        {
-            body.extend_from_slice(&chunk);
-        }
-    };
-    let _ = timeout(Duration::from_secs(5), reading).await;
-    body.truncate(REFUSAL);
-    String::from_utf8_lossy(&body).into_owned()
 }

@@ -1,0 +1,91 @@
+//! One stream that is open: its body in records, and what is known of its end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use reqwest::Response;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout_at};
+
+use super::back_off::Class;
+use super::body::Body;
+use super::lines::{LONGEST_RECORD, Line, Lines};
+use crate::counts::Counts;
+
+/// A stream.
+pub struct Stream {
+    body: Body,
+    lines: Lines,
+    /// When it was opened.
+    pub opened_at: Instant,
+    /// Another stream has taken over, and this one ends; at the latest at this moment.
+    pub until: Option<Instant>,
+    /// The server has said why it ends the stream.
+    pub farewell: Option<Farewell>,
+}
+
+/// What the end of a stream will mean, because the server has said so before.
+pub struct Farewell {
+    /// How long to wait after it.
+    pub class: Class,
+    /// It is over now, whether the server closes it or not.
+    pub over: bool,
+    /// What the operator reads.
+    pub reason: String,
+}
+
+impl Stream {
+    /// The stream that was answered with.
+    pub fn new(response: Response) -> Self {
+        Self {
+            body: Body::new(response),
+            lines: Lines::default(),
+            opened_at: Instant::now(),
+            until: None,
+            farewell: None,
+        }
+    }
+
+    /// The next record that is not empty, of what the framing has been given.
+    pub fn record(&mut self, counts: &Counts) -> Option<Bytes> {
+        loop {
+            match self.lines.next()? {
+                Line::Record(record) => return Some(record),
+                Line::KeepAlive => counts.keep_alives.increment(),
+                Line::OverLong => {
+                    counts.over_long.increment();
+                    tracing::warn!(
+                        bound = LONGEST_RECORD,
+                        "a record is longer than any post and is skipped; do its records end in CRLF?",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Reads the next part of the body; the framing has used up the ones before. Why the stream has
+    /// ended, if it has: silence for as long as `stall` is an end, too.
+    pub async fn fill(&mut self, stall: Duration) -> Result<(), String> {
+        let stalled = Instant::now() + stall;
+        let limit = self.until.map_or(stalled, |until| until.min(stalled));
+        match timeout_at(limit, self.body.chunk()).await {
+            Ok(Ok(Some(chunk))) => {
+                self.lines.push(chunk);
+                Ok(())
+            }
+            Ok(Ok(None)) => Err("the feed ended the stream".to_owned()),
+            Ok(Err(reason)) => Err(reason),
+            // What has arrived by now is still read. The timeout alone would not tell: it may strike
+            // because this task has had its share of the processor.
+            Err(_) => match unconstrained(self.body.chunk()).now_or_never() {
+                Some(Ok(Some(chunk))) => {
+                    self.lines.push(chunk);
+                    Ok(())
+                }
+                _ if limit == stalled => Err(format!("the stream stalled: nothing for {stall:?}")),
+                _ => Err(format!("it had not ended long after another took over")),
+            },
+        }
+    }
+}

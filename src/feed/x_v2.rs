@@ -1,0 +1,338 @@
+//! The dialect `x-v2`: the filtered stream of the X API v2.
+//!
+//! What is fetched from Secrets Manager is the application's consumer key and secret. A bearer token
+//! is minted from them; it is a secret like them, lives in the [`Session`] and is wiped with it. It is
+//! never invalidated at X: the same key is given the same token again, so that of a session that has
+//! ended may be the next one's, or another task's. It ends when X ends the key.
+//!
+//! An application has one stream. So new credentials are proven by minting and by reading the rules
+//! while the stream goes on, and the stream of the old ones is read until X ends it: closing it
+//! before would lose what X sends until another is open.
+//!
+//! What X should send is kept in rules on its side. Those with this worker's own tag are made to be
+//! the phrases of `FILTER`; all others are left alone.
+
+mod bearer;
+mod record;
+mod rules;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Request, Response, StatusCode};
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use url::Url;
+
+use self::rules::Rules;
+use super::FeedError;
+use super::back_off::Class;
+use super::body::accept_gzip;
+use super::connection::Client;
+use super::dialect::{Failure, Held, Refusal, Wire};
+use super::message::Message;
+use super::session::Session;
+use crate::clock::Clock;
+use crate::credentials::{Credential, Generation};
+use crate::wipe;
+
+/// X sends a keep-alive every 20 s (X, "Consuming streaming data"), and the network is late at times.
+const STALL: Duration = Duration::from_secs(25);
+
+/// The longest answer of the token and rules endpoints that is taken, in bytes: a thousand rules of a
+/// thousand characters.
+const LONGEST_ANSWER: usize = 4 << 20;
+
+/// How long an answer's body may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
+const TOKEN: &str = "oauth2/token";
+const STREAM: &str = "2/tweets/search/stream";
+const RULES: &str = "2/tweets/search/stream/rules";
+
+/// What a stream may be asked for besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// How many minutes of missed posts to send again, 1 to 5: `BACKFILL_MINUTES`. X gives it to
+    /// Enterprise customers only.
+    pub backfill_minutes: Option<u8>,
+    /// Which part of a stream that is split: `PARTITION`.
+    pub partition: Option<u8>,
+}
+
+/// The API, and what is asked of it.
+pub struct XV2 {
+    client: Client,
+    base: Url,
+    rules: Vec<String>,
+    options: StreamOptions,
+    clock: Clock,
+}
+
+/// A request that was refused, and whether it was the bearer token that was.
+struct Refused {
+    by_token: bool,
+    failure: Failure,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { by_token: false, failure }
+    }
+}
+
+impl XV2 {
+    /// A stream of posts that match the track phrases, from the API at `base`.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        base: Url,
+        track: &str,
+        options: StreamOptions,
+        clock: Clock,
+    ) -> Self {
+        Self { client, base, rules: rules::of_track(track), options, clock }
+    }
+
+    fn endpoint(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let before = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{before}/{path}"));
+        url
+    }
+
+    /// Makes the rules those of `FILTER`, and opens the stream.
+    async fn open(&self, session: &Session) -> Result<Response, Refused> {
+        let bearer = self.bearer(session).await?;
+        if !session.is_ruled() {
+            let there = self.read_rules(session, &bearer).await?;
+            self.change_rules(session, &bearer, &there).await?;
+            session.ruled();
+        }
+        let mut url = self.endpoint(STREAM);
+        url.query_pairs_mut()
+            .append_pair("tweet.fields", "created_at,author_id,entities,note_tweet")
+            .append_pair("expansions", "author_id")
+            .append_pair("user.fields", "username");
+        let StreamOptions { backfill_minutes, partition } = self.options;
+        for (name, value) in [("backfill_minutes", backfill_minutes), ("partition", partition)] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, &value.to_string());
+            }
+        }
+        let mut request = Request::new(reqwest::Method::GET, url);
+        authorize(&mut request, &bearer);
+        accept_gzip(&mut request);
+        let response = self.client.send(request).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            _ => Err(self.refused(response, session, STREAM).await),
+        }
+    }
+
+    /// Mints a token and reads the rules with it.
+    async fn read_only(&self, session: &Session) -> Result<(), Refused> {
+        let bearer = self.bearer(session).await?;
+        self.read_rules(session, &bearer).await.map(|_| ())
+    }
+
+    /// The session's token; where it has none, X's.
+    async fn bearer(&self, session: &Session) -> Result<Arc<SecretString>, Failure> {
+        if let Some(bearer) = session.bearer() {
+            return Ok(bearer);
+        }
+        let url = self.endpoint(TOKEN);
+        let request = wipe::stack_of(|| bearer::request(url.clone(), session.generation()))?;
+        let response = self.client.send(request).await?;
+        if response.status() != StatusCode::OK {
+            let refusal = Refusal::read(response, &url, session, (self.clock)()).await;
+            return Err(match refusal.status.as_u16() {
+                401 | 403 => refusal.wait(Class::Http, true, "it gives no token for these keys"),
+                _ => refusal.usual(),
+            });
+        }
+        let body = self.body(response, session, TOKEN).await?;
+        let Some(token) = wipe::stack_of(|| bearer::of_answer(&body)) else {
+            return Err(unusable(TOKEN, "it holds no bearer token"));
+        };
+        drop(body);
+        let bearer = Arc::new(token);
+        session.keep_bearer(Some(Arc::clone(&bearer)));
+        tracing::debug!(url = %url, "a bearer token was minted");
+        Ok(bearer)
+    }
+
+    async fn read_rules(&self, session: &Session, bearer: &SecretString) -> Result<Rules, Refused> {
+        let mut request = Request::new(reqwest::Method::GET, self.endpoint(RULES));
+        authorize(&mut request, bearer);
+        self.asked(request, session).await
+    }
+
+    /// Adds the rules that are missing, and then removes those of our tag that nobody wants any more:
+    /// at no moment does the stream bring less than it should.
+    async fn change_rules(
+        &self,
+        session: &Session,
+        bearer: &SecretString,
+        there: &Rules,
+    ) -> Result<(), Refused> {
+        let change = there.change_to(&self.rules);
+        tracing::info!(
+            add = ?change.add,
+            remove = ?change.remove_values,
+            kept = change.kept,
+            of_others = change.of_others,
+            "the stream's rules are to be those of FILTER",
+        );
+        for (any, body) in [
+            (!change.add.is_empty(), change.adding()),
+            (!change.remove_ids.is_empty(), change.removing()),
+        ] {
+            if !any {
+                continue;
+            }
+            let mut request = Request::new(reqwest::Method::POST, self.endpoint(RULES));
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(reqwest::header::CONTENT_TYPE, json);
+            *request.body_mut() = Some(body.to_string().into());
+            authorize(&mut request, bearer);
+            let answer: rules::Changed = self.asked(request, session).await?;
+            if let Some(fault) = answer.fault() {
+                let text = session.quoted(&fault);
+                let error = FeedError::Rules { url: self.endpoint(RULES), text };
+                return Err(Failure::Stop(error).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request to the rules' endpoint, and reads its answer.
+    async fn asked<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        session: &Session,
+    ) -> Result<T, Refused> {
+        let response = self.client.send(request).await?;
+        // A rule that is refused is told of in the body, with either status.
+        if !response.status().is_success() && response.status() != StatusCode::BAD_REQUEST {
+            return Err(self.refused(response, session, RULES).await);
+        }
+        let body = self.body(response, session, RULES).await?;
+        serde_json::from_slice(&body)
+            .map_err(|_| unusable(RULES, "it is not what X answers").into())
+    }
+
+    async fn body(
+        &self,
+        mut response: Response,
+        session: &Session,
+        path: &str,
+    ) -> Result<Bytes, Failure> {
+        let mut body = bytes::BytesMut::new();
+        let reading = async {
+            while let Some(chunk) = response.chunk().await? {
+                if body.len() + chunk.len() > LONGEST_ANSWER {
+                    break;
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok::<_, reqwest::Error>(())
+        };
+        match timeout(ANSWER, wipe::steps_of(reading)).await {
+            Ok(Ok(())) => Ok(body.freeze()),
+            Ok(Err(error)) => {
+                Err(unusable(path, &session.quoted(&error.without_url().to_string())))
+            }
+            Err(_) => Err(unusable(path, "it does not end")),
+        }
+    }
+
+    async fn refused(&self, response: Response, session: &Session, path: &str) -> Refused {
+        let url = self.endpoint(path);
+        let refusal = Refusal::read(response, &url, session, (self.clock)()).await;
+        let by_token = refusal.status == StatusCode::UNAUTHORIZED;
+        let failure = match refusal.status.as_u16() {
+            401 => refusal.wait(Class::Http, true, "the bearer token was refused"),
+            403 => refusal.wait(Class::Http, true, "access is forbidden for these credentials"),
+            400 => refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION"),
+            429 if refusal.text.contains("TooManyConnections") => refusal.wait(
+                Class::RateLimit,
+                false,
+                "the application has its one stream already: another task of this application holds \
+                 it, or an old one that is still draining, or X has not noticed its end yet",
+            ),
+            _ => refusal.usual(),
+        };
+        Refused { by_token, failure }
+    }
+}
+
+/// Named place of `expose_secret`: the token becomes a header.
+fn authorize(request: &mut Request, bearer: &SecretString) {
+    use secrecy::ExposeSecret;
+    wipe::stack_of(|| {
+        let value = zeroize::Zeroizing::new(format!("Bearer {}", bearer.expose_secret()));
+        // A token was checked to be one that can stand in a header.
+        if let Ok(mut value) = HeaderValue::from_str(&value) {
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+    });
+}
+
+fn unusable(path: &str, why: &str) -> Failure {
+    let reason = format!("the answer of /{path} cannot be used: {why}");
+    Failure::Wait { class: Class::Http, refused: false, reset: None, reason }
+}
+
+/// The value of a credential that this dialect needs.
+fn secret(generation: &Generation, credential: Credential) -> Result<&SecretString, Failure> {
+    let not_held = || Failure::Stop(super::oauth1::SignError::NotHeld(credential).into());
+    generation.secret(credential).ok_or_else(not_held)
+}
+
+impl Wire for XV2 {
+    fn url(&self) -> &Url {
+        &self.base
+    }
+
+    fn stall(&self) -> Duration {
+        STALL
+    }
+
+    fn counts_connects(&self) -> bool {
+        true
+    }
+
+    fn open(self: Arc<Self>, session: Arc<Session>) -> Held<Result<Response, Failure>> {
+        Box::pin(async move {
+            match Self::open(&self, &session).await {
+                // The token may have ended while the keys are good: once, another one is asked for.
+                Err(Refused { by_token: true, .. }) => {
+                    session.keep_bearer(None);
+                    Self::open(&self, &session).await.map_err(|refused| refused.failure)
+                }
+                opened => opened.map_err(|refused| refused.failure),
+            }
+        })
+    }
+
+    fn prove(self: Arc<Self>, session: Arc<Session>) -> Option<Held<Result<(), Failure>>> {
+        Some(Box::pin(async move {
+            match self.read_only(&session).await {
+                Err(Refused { by_token: true, .. }) => {
+                    session.keep_bearer(None);
+                    self.read_only(&session).await.map_err(|refused| refused.failure)
+                }
+                proven => proven.map_err(|refused| refused.failure),
+            }
+        }))
+    }
+
+    fn read<'a>(&self, record: &'a [u8]) -> Message<'a> {
+        record::read(record)
+    }
+}

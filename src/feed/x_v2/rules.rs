@@ -1,0 +1,193 @@
+//! The rules on X's side: which there are, and how they come to be those of `FILTER`.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The tag of this worker's own rules. One without it is somebody else's, and is never touched.
+pub const TAG: &str = "twitterstream";
+
+/// One rule for each track phrase: all its words, in any order (X, "Build a rule").
+pub fn of_track(track: &str) -> Vec<String> {
+    let mut rules = Vec::new();
+    for phrase in track.split(',') {
+        let words: Vec<String> = phrase.split_whitespace().map(word).collect();
+        let rule = words.join(" ");
+        if !rule.is_empty() && !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
+/// A word as the rules' grammar takes it. What could be read as an operator is quoted.
+fn word(word: &str) -> String {
+    let name = word.strip_prefix(['#', '@']).unwrap_or(word);
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    if plain && !["or", "and", "not"].contains(&&*word.to_lowercase()) {
+        return word.to_owned();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The rules that there are.
+#[derive(Debug, Deserialize)]
+pub struct Rules {
+    #[serde(default)]
+    data: Vec<Rule>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rule {
+    id: String,
+    value: String,
+    tag: Option<String>,
+}
+
+/// What makes the rules those that are wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Values to add.
+    pub add: Vec<String>,
+    /// Ids to remove.
+    pub remove_ids: Vec<String>,
+    /// The values of the same.
+    pub remove_values: Vec<String>,
+    /// How many are there already.
+    pub kept: usize,
+    /// How many are somebody else's.
+    pub of_others: usize,
+}
+
+impl Rules {
+    /// What is missing, and what of ours is not wanted any more.
+    pub fn change_to(&self, wanted: &[String]) -> Change {
+        let is_ours = |rule: &&Rule| rule.tag.as_deref() == Some(TAG);
+        let there = |value: &String| self.data.iter().any(|rule| rule.value == *value);
+        let removed =
+            || self.data.iter().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
+        Change {
+            // A value may be there once, under whatever tag.
+            add: wanted.iter().filter(|value| !there(value)).cloned().collect(),
+            remove_ids: removed().map(|rule| rule.id.clone()).collect(),
+            remove_values: removed().map(|rule| rule.value.clone()).collect(),
+            kept: wanted.iter().filter(|value| there(value)).count(),
+            of_others: self.data.iter().filter(|rule| !is_ours(rule)).count(),
+        }
+    }
+}
+
+impl Change {
+    /// The request's body that adds.
+    pub fn adding(&self) -> Value {
+        let rules = self.add.iter().map(|value| json!({ "value": value, "tag": TAG }));
+        json!({ "add": rules.collect::<Vec<_>>() })
+    }
+
+    /// The request's body that removes.
+    pub fn removing(&self) -> Value {
+        json!({ "delete": { "ids": self.remove_ids } })
+    }
+}
+
+/// X's answer to a change.
+#[derive(Debug, Deserialize)]
+pub struct Changed {
+    #[serde(default)]
+    errors: Vec<Problem>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Problem {
+    title: Option<String>,
+    value: Option<String>,
+    detail: Option<String>,
+    message: Option<String>,
+    #[serde(default)]
+    details: Vec<String>,
+}
+
+impl Changed {
+    /// What X has against a rule, with the rule; `None` where it has nothing.
+    pub fn fault(&self) -> Option<String> {
+        let serious = |problem: &&Problem| {
+            // Somebody has added it since we looked, or removed it.
+            !matches!(problem.title.as_deref(), Some("DuplicateRule" | "Not Found Error"))
+        };
+        let problems: Vec<String> = self.errors.iter().filter(serious).map(Problem::said).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+}
+
+impl Problem {
+    fn said(&self) -> String {
+        let rule = self.value.iter().map(|value| format!("rule {value:?}"));
+        let words = [&self.title, &self.detail, &self.message].into_iter().flatten().cloned();
+        rule.chain(words).chain(self.details.iter().cloned()).collect::<Vec<_>>().join(": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phrase_is_a_rule_and_what_could_be_an_operator_is_quoted() {
+        assert_eq!(
+            of_track(
+                "Amazon, cloud  computing ,#tag @user,amazon.com,a OR b,-x,say\"so,日本,Amazon"
+            ),
+            [
+                "Amazon",
+                "cloud computing",
+                "#tag @user",
+                "\"amazon.com\"",
+                "a \"OR\" b",
+                "\"-x\"",
+                "\"say\\\"so\"",
+                "日本",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_added_and_only_our_own_removed() {
+        let rules: Rules = serde_json::from_str(
+            r#"{"data":[{"id":"1","value":"Amazon","tag":"twitterstream"},
+                {"id":"2","value":"old","tag":"twitterstream"},
+                {"id":"3","value":"other","tag":"somebody"},{"id":"4","value":"bare"}],
+                "meta":{"sent":"2026-11-22T00:00:00Z"}}"#,
+        )
+        .unwrap();
+        let wanted = ["Amazon", "new", "other"].map(str::to_owned);
+        let change = rules.change_to(&wanted);
+        assert_eq!(
+            change,
+            Change {
+                add: vec!["new".into()],
+                remove_ids: vec!["2".into()],
+                remove_values: vec!["old".into()],
+                kept: 2,
+                of_others: 2,
+            }
+        );
+        assert_eq!(change.adding(), json!({ "add": [{ "value": "new", "tag": "twitterstream" }] }));
+        assert_eq!(change.removing(), json!({ "delete": { "ids": ["2"] } }));
+        let none: Rules = serde_json::from_str(r#"{"meta":{}}"#).unwrap();
+        assert_eq!(none.change_to(&wanted).add, wanted);
+    }
+
+    #[test]
+    fn a_refused_rule_is_named_with_what_x_has_against_it() {
+        let answer = r#"{"errors":[
+            {"title":"DuplicateRule","id":"1","value":"Amazon"},
+            {"title":"UnprocessableEntity","value":"lang:","details":["no viable alternative"]}],
+            "meta":{"summary":{"created":0}}}"#;
+        let changed: Changed = serde_json::from_str(answer).unwrap();
+        assert_eq!(
+            changed.fault().unwrap(),
+            "rule \"lang:\": UnprocessableEntity: no viable alternative"
+        );
+        let fine: Changed = serde_json::from_str(r#"{"data":[],"meta":{}}"#).unwrap();
+        assert_eq!(fine.fault(), None);
+    }
+}

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Clock;
 use super::ecs_agent::{self, Task};
-use super::feed_server::{Account, Options, Source};
+use super::feed_server::{Account, Options, Scheme, Source};
 use super::key_rotation::KeyRotation;
 use super::local_aws::{self, Effect, Fault, Service};
 use super::memory_scan::{self, Finding, Place, Scan};
@@ -188,7 +188,7 @@ pub async fn run(
     let mut options = Options::new(vec![account.clone()], source, clock.clone());
     options.rate = NonZeroU32::new(500);
     if transport == Transport::Tls {
-        options.scheme = "https";
+        options.scheme = Scheme::Https;
     }
     let world = World::start(root, clock, options).await?;
     let mut variables = vec![

@@ -16,16 +16,16 @@ use serde_json::Value;
 use twitterstream::demo::Clock;
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{
-    Account, ExpectedRow, Fault, FeedServer, Options, Refusal, Revocation, RevokedAnswer, Source,
-    When,
+    Account, ExpectedRow, Fault, FeedServer, Options, Refusal, Revocation, RevokedAnswer, Scheme,
+    Source, When,
 };
 
 /// Nothing here takes long; what hangs must fail.
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("took longer than 30 s")
 }
 
-fn clock() -> Clock {
+pub fn clock() -> Clock {
     #[allow(
         clippy::disallowed_methods,
         reason = "the signer reads this clock too, and cannot be given another"
@@ -33,7 +33,7 @@ fn clock() -> Clock {
     Arc::new(SystemTime::now)
 }
 
-fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
@@ -41,20 +41,20 @@ fn client() -> reqwest::Client {
     reqwest::Client::builder().user_agent("feed-server-test/1").no_proxy().build().unwrap()
 }
 
-fn account(seed: u64) -> Account {
+pub fn account(seed: u64) -> Account {
     Account::generated(&mut fastrand::Rng::with_seed(seed))
 }
 
-fn options() -> Options {
+pub fn options() -> Options {
     let source = Source::Generated { seed: 7, track: "Amazon".to_owned(), matching: 0.3 };
     Options::new(vec![account(1)], source, clock())
 }
 
-fn limited(limit: u64) -> Options {
+pub fn limited(limit: u64) -> Options {
     Options { limit: Some(limit), ..options() }
 }
 
-fn secrets(account: &Account) -> Secrets<'_> {
+pub fn secrets(account: &Account) -> Secrets<'_> {
     Secrets::new(&account.consumer_key, &account.consumer_secret)
         .token(&account.access_token, &account.access_token_secret)
 }
@@ -64,7 +64,7 @@ async fn request(server: &FeedServer, account: &Account, form: &[(&str, &str)]) 
     within(request.send()).await.unwrap()
 }
 
-async fn connect(server: &FeedServer, account: &Account) -> Reader {
+pub async fn connect(server: &FeedServer, account: &Account) -> Reader {
     let response = request(server, account, &[("track", "Amazon")]).await;
     assert_eq!(response.status(), StatusCode::OK);
     Reader::new(response)
@@ -72,24 +72,24 @@ async fn connect(server: &FeedServer, account: &Account) -> Reader {
 
 /// How a body ended.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     Clean,
     Error,
 }
 
 /// Cuts a body into records.
-struct Reader {
-    response: Response,
-    buffer: Vec<u8>,
+pub struct Reader {
+    pub response: Response,
+    pub buffer: Vec<u8>,
 }
 
 impl Reader {
-    fn new(response: Response) -> Self {
+    pub fn new(response: Response) -> Self {
         Self { response, buffer: Vec::new() }
     }
 
     /// The next line without its CRLF, blank ones too; or how the body ended.
-    async fn line(&mut self) -> Result<Vec<u8>, End> {
+    pub async fn line(&mut self) -> Result<Vec<u8>, End> {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|bytes| bytes == b"\r\n") {
                 let mut line: Vec<u8> = self.buffer.drain(..at + 2).collect();
@@ -128,7 +128,7 @@ impl Reader {
     }
 
     /// All that still comes: the lines that are not blank, what stands behind the last line's end, and the end.
-    async fn rest(&mut self) -> (Vec<Vec<u8>>, Vec<u8>, End) {
+    pub async fn rest(&mut self) -> (Vec<Vec<u8>>, Vec<u8>, End) {
         let mut lines = Vec::new();
         loop {
             match self.line().await {
@@ -689,4 +689,24 @@ async fn a_dropped_server_cuts_its_streams_and_frees_its_port() {
 async fn a_track_the_oracle_cannot_judge_is_refused_at_start() {
     let source = Source::Generated { seed: 1, track: "two words".to_owned(), matching: 0.5 };
     assert!(FeedServer::start(Options::new(Vec::new(), source, clock())).await.is_err());
+}
+
+#[tokio::test]
+async fn behind_a_tls_front_signatures_are_made_for_https() {
+    let account = account(1);
+    for scheme in [Scheme::Http, Scheme::Https] {
+        let server = FeedServer::start(Options { scheme, ..limited(10) }).await.unwrap();
+        for signed_for in [Scheme::Http, Scheme::Https] {
+            let url = match signed_for {
+                Scheme::Http => server.url(),
+                Scheme::Https => server.url().replace("http://", "https://"),
+            };
+            let signed = client().oauth1(secrets(&account)).post(url).form(&[("track", "Amazon")]);
+            let mut request = signed.generate_signature().unwrap().build().unwrap();
+            *request.url_mut() = server.url().parse().unwrap();
+            let status = within(client().execute(request)).await.unwrap().status();
+            assert_eq!(status == StatusCode::OK, scheme == signed_for);
+        }
+        assert_eq!(server.statistics().refused[&Refusal::WrongSignature], 1);
+    }
 }

@@ -1,7 +1,7 @@
 //! The integration tests: one binary. The modules, from the world to the worker in it:
 //!
-//! - `local_aws`, `local_aws_sqs`, `feed_server`: the world itself, with its negative controls. Without them the
-//!   tests below would prove nothing.
+//! - `local_aws`, `local_aws_sqs`, `feed_server`, `feed_server_v2`: the world itself, with its negative controls.
+//!   Without them the tests below would prove nothing.
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
@@ -20,6 +20,7 @@
 )]
 
 mod feed_server;
+mod feed_server_v2;
 mod feed_trouble;
 mod local_aws;
 mod local_aws_sqs;

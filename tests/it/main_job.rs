@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
-use twitterstream::demo::feed_server::Options;
+use twitterstream::demo::feed_server::{Options, Scheme};
 use twitterstream::demo::main_job::{self, Until};
 use twitterstream::demo::tls_front::{Authority, Fronts};
 use twitterstream::demo::world::World;
@@ -150,7 +150,7 @@ async fn one_json_secret_can_hold_all_four_and_is_fetched_once() {
 
 #[tokio::test]
 async fn over_tls_it_trusts_whom_ssl_cert_file_names_and_nobody_else() {
-    let options = Options { scheme: "https", ..generated(1.0, 50) };
+    let options = Options { scheme: Scheme::Https, ..generated(1.0, 50) };
     let stage = Stage::set(options).await;
     let World { aws, feed, .. } = &stage.world;
     let fronts = Fronts::start(aws.address(), feed.address()).await.unwrap();

@@ -50,7 +50,8 @@ impl fmt::Debug for Account {
     }
 }
 
-/// The user that an access token was given for: X puts its id before the hyphen.
+/// The user that an access token was given for: X puts its id before the hyphen. Renewed keys are for the same user,
+/// and so it also names the application that they are keys of.
 pub(super) fn user_id(access_token: &str) -> &str {
     access_token.split_once('-').map_or(access_token, |(user_id, _)| user_id)
 }
@@ -88,6 +89,19 @@ impl Register {
                 *account = None;
             }
         }
+    }
+
+    /// The account that has this consumer key with this secret, so that it is an application. Where an application
+    /// acts for several users, it is the same one at each call.
+    pub(super) fn application(
+        &self,
+        consumer_key: &str,
+        consumer_secret: &str,
+    ) -> Option<&Account> {
+        let accounts = self.accounts.values().flatten().filter(|account| {
+            account.consumer_key == consumer_key && account.consumer_secret == consumer_secret
+        });
+        accounts.min_by(|a, b| a.access_token.cmp(&b.access_token))
     }
 
     pub(super) fn standing(&self, consumer_key: &str, access_token: &str) -> Standing<'_> {

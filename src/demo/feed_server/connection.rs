@@ -9,19 +9,63 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::cursor::{Cursor, Kind, Message};
-use super::faults::{Fault, GARBAGE};
+use super::accounts::Account;
+use super::cursor::{Cursor, Kind, Message, Reader, Taken};
+use super::faults::{Fault, GARBAGE, StreamError};
+use super::gzip;
 use super::json::Json;
 use super::statistics::Tally;
+use super::v2::{self, Fields, RuleBook};
 use super::wire::Wire;
 use super::{Shared, State};
 
 /// A full-speed stream hands over chunks of about this size: a chunk per record would make HTTP the bottleneck.
 const CHUNK: usize = 64 * 1024;
 
+/// How long a stream waits after many posts that match none of its rules.
+const PASSED_OVER: Duration = Duration::from_millis(2);
+
+/// How the records of a stream are chosen and written.
+pub(super) enum Dialect {
+    V1_1 {
+        /// Whether the length of each record stands before it.
+        delimited: bool,
+    },
+    V2 {
+        /// Whose rules choose the posts.
+        app: String,
+        /// What of each post was asked for.
+        fields: Fields,
+    },
+}
+
+impl Dialect {
+    pub(super) fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+
+    fn is_delimited(&self) -> bool {
+        matches!(self, Self::V1_1 { delimited: true })
+    }
+
+    fn reader<'a>(&'a self, rules: &'a RuleBook) -> Reader<'a> {
+        match self {
+            Self::V1_1 { .. } => Reader::V1_1,
+            Self::V2 { app, fields } => Reader::V2 { fields, rules: rules.of(app) },
+        }
+    }
+
+    /// How long it may be silent.
+    fn keep_alive(&self, asked: Duration) -> Duration {
+        if self.is_v2() { asked.min(v2::KEEP_ALIVE) } else { asked }
+    }
+}
+
 /// What was decided about an open stream, for its [`Connection`] to carry out.
 pub(super) struct Stream {
+    pub(super) consumer_key: String,
     pub(super) access_token: String,
+    pub(super) dialect: Arc<Dialect>,
     wake: Arc<Notify>,
     ending: Option<Ending>,
     condition: Condition,
@@ -35,6 +79,8 @@ pub(super) enum Ending {
     Clean,
     /// The same, behind a disconnect message.
     Disconnect { code: u8, reason: String },
+    /// The same, behind an error record.
+    Error(StreamError),
     /// The socket closes within the body.
     Drop { mid_record: bool },
 }
@@ -51,12 +97,15 @@ enum Condition {
 enum Interlude {
     Garbage { lines: u32 },
     OverLong { left: u64, begun: bool },
+    Error(StreamError),
 }
 
 impl Stream {
-    pub(super) fn new(access_token: String) -> Self {
+    pub(super) fn new(account: &Account, dialect: Dialect) -> Self {
         Self {
-            access_token,
+            consumer_key: account.consumer_key.clone(),
+            access_token: account.access_token.clone(),
+            dialect: Arc::new(dialect),
             wake: Arc::default(),
             ending: None,
             condition: Condition::Normal,
@@ -95,6 +144,10 @@ impl Stream {
                 self.interlude = Some(Interlude::OverLong { left: bytes, begun: false });
             }
             Fault::Disconnect { code, reason } => self.end(Ending::Disconnect { code, reason }),
+            Fault::ErrorRecord { error, close: true } => self.end(Ending::Error(error)),
+            Fault::ErrorRecord { error, close: false } => {
+                self.interlude = Some(Interlude::Error(error));
+            }
         }
         self.wake();
     }
@@ -137,8 +190,7 @@ impl Pacer {
 
 /// A record of which not all bytes were sent.
 struct Partial {
-    kind: Kind,
-    json: Vec<u8>,
+    message: Message,
     framed: Bytes,
     next_byte_at: Instant,
 }
@@ -150,7 +202,7 @@ pub(super) struct Connection {
     wire: Wire,
     wake: Arc<Notify>,
     pacer: Pacer,
-    delimited: bool,
+    dialect: Arc<Dialect>,
     last_sent: Instant,
     partial: Option<Partial>,
     last_step: Option<Step>,
@@ -168,13 +220,7 @@ enum Step {
 }
 
 impl Connection {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        id: u64,
-        stream: &Stream,
-        wire: Wire,
-        delimited: bool,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, id: u64, stream: &Stream, wire: Wire) -> Self {
         let started = Instant::now();
         Self {
             pacer: Pacer { rate: shared.rate, started, sent: 0 },
@@ -182,18 +228,23 @@ impl Connection {
             id,
             wire,
             wake: Arc::clone(&stream.wake),
-            delimited,
+            dialect: Arc::clone(&stream.dialect),
             last_sent: started,
             partial: None,
             last_step: None,
         }
     }
 
-    /// The body of the answer.
-    pub(super) fn into_body(self) -> axum::body::Body {
-        let chunks = futures_util::stream::unfold(self, |mut connection| async move {
-            let chunk = connection.next().await?;
-            Some((Ok::<_, Infallible>(chunk), connection))
+    /// The body of the answer, compressed if the encoder is there.
+    pub(super) fn into_body(self, encoder: Option<gzip::Encoder>) -> axum::body::Body {
+        let chunks = futures_util::stream::unfold(Some((self, encoder)), |body| async move {
+            let (mut connection, mut encoder) = body?;
+            Some(match (connection.next().await, &mut encoder) {
+                (Some(chunk), None) => (Ok::<_, Infallible>(chunk), Some((connection, encoder))),
+                (Some(chunk), Some(gzip)) => (Ok(gzip.encode(&chunk)), Some((connection, encoder))),
+                (None, None) => return None,
+                (None, Some(gzip)) => (Ok(gzip.end()), None),
+            })
         });
         axum::body::Body::from_stream(chunks)
     }
@@ -228,7 +279,9 @@ impl Connection {
         let now = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let State { streams, cursor, tally, .. } = &mut *state;
+        let State { streams, cursor, tally, rules, .. } = &mut *state;
+        let dialect = Arc::clone(&self.dialect);
+        let reader = &dialect.reader(rules);
         let Some(stream) = streams.get_mut(&self.id) else {
             return Step::End;
         };
@@ -237,12 +290,12 @@ impl Connection {
             return step;
         }
         if let Some(ending) = stream.ending.clone() {
-            return self.end(&ending, cursor, tally, (shared.clock)());
+            return self.end(&ending, cursor, tally, reader);
         }
         if let Condition::Stall = stream.condition {
             return Step::Wait(None);
         }
-        if let Some(chunk) = interlude(stream, self.delimited) {
+        if let Some(chunk) = interlude(stream, tally) {
             return Step::Send(chunk);
         }
 
@@ -251,34 +304,39 @@ impl Connection {
             Condition::CountDown { posts: 0, ending } => {
                 let ending = ending.clone();
                 stream.ending = Some(ending.clone());
-                return self.end(&ending, cursor, tally, (shared.clock)());
+                return self.end(&ending, cursor, tally, reader);
             }
             Condition::CountDown { posts, .. } => due = due.min(*posts),
-            Condition::SlowBytes { .. } if due > 0 => {
-                if let Some(Message { kind, json }) = cursor.take((shared.clock)()) {
+            Condition::SlowBytes { .. } if due > 0 => match cursor.take((shared.clock)(), reader) {
+                Taken::Message(message) => {
                     let mut framed = Vec::new();
-                    frame(&mut framed, &json, self.delimited);
+                    frame(&mut framed, &message.json, dialect.is_delimited());
                     self.partial =
-                        Some(Partial { kind, json, framed: framed.into(), next_byte_at: now });
+                        Some(Partial { message, framed: framed.into(), next_byte_at: now });
                     return Step::Wait(Some(now));
                 }
-            }
+                Taken::PassedOver => return Step::Wait(Some(now + PASSED_OVER)),
+                Taken::Nothing => {}
+            },
             Condition::SlowBytes { .. } | Condition::Normal | Condition::Stall => {}
         }
-        let batch = self.batch(cursor, tally, due, (shared.clock)());
+        let batch = self.batch(cursor, tally, due, reader);
         if !batch.chunk.is_empty() {
             if let Condition::CountDown { posts, .. } = &mut stream.condition {
                 *posts = posts.saturating_sub(batch.posts);
             }
             return Step::Send(batch.chunk.into());
         }
-        let keep_alive_at = self.last_sent + shared.keep_alive;
+        let keep_alive_at = self.last_sent + dialect.keep_alive(shared.keep_alive);
         if now >= keep_alive_at {
             tally.delivered(Kind::KeepAlive);
             return Step::Send(Bytes::from_static(b"\r\n"));
         }
-        let next =
-            if batch.exhausted { keep_alive_at } else { keep_alive_at.min(self.pacer.next()) };
+        let next = match batch.lack {
+            Some(Lack::Posts) => keep_alive_at,
+            Some(Lack::Matches) => keep_alive_at.min(now + PASSED_OVER),
+            None => keep_alive_at.min(self.pacer.next()),
+        };
         Step::Wait(Some(next))
     }
 
@@ -310,7 +368,7 @@ impl Connection {
             _ => std::mem::take(&mut partial.framed),
         };
         if partial.framed.is_empty() {
-            self.pacer.sent += tally.delivered(partial.kind);
+            self.pacer.sent += tally.delivered(partial.message.kind);
         } else {
             self.partial = Some(partial);
         }
@@ -322,25 +380,37 @@ impl Connection {
         ending: &Ending,
         cursor: &mut Cursor,
         tally: &mut Tally,
-        now: SystemTime,
+        reader: &Reader<'_>,
     ) -> Step {
         match ending {
             Ending::Clean => Step::End,
             Ending::Disconnect { code, reason } => {
                 self.last_step = Some(Step::End);
                 tally.delivered(Kind::Notice);
+                let record = match &*self.dialect {
+                    Dialect::V1_1 { .. } => disconnect(*code, self.id, reason),
+                    // X tells a reader of v2 no more than this, whatever the reason.
+                    Dialect::V2 { .. } => StreamError::OperationalDisconnect.record(),
+                };
                 let mut framed = Vec::new();
-                frame(&mut framed, &disconnect(*code, self.id, reason), self.delimited);
+                frame(&mut framed, &record, self.dialect.is_delimited());
+                Step::Send(framed.into())
+            }
+            Ending::Error(error) => {
+                self.last_step = Some(Step::End);
+                tally.delivered(Kind::Notice);
+                let mut framed = Vec::new();
+                frame(&mut framed, &error.record(), self.dialect.is_delimited());
                 Step::Send(framed.into())
             }
             Ending::Drop { mid_record: false } => Step::Cut,
             Ending::Drop { mid_record: true } => {
-                let Some(message) = next_post(cursor, now) else {
+                let Some(message) = next_post(cursor, (self.shared.clock)(), reader) else {
                     return Step::Cut;
                 };
                 self.last_step = Some(Step::Cut);
                 let mut framed = Vec::new();
-                frame(&mut framed, &message.json, self.delimited);
+                frame(&mut framed, &message.json, self.dialect.is_delimited());
                 framed.truncate(framed.len() / 2);
                 cursor.hand_back(message);
                 Step::Send(framed.into())
@@ -354,19 +424,27 @@ impl Connection {
         cursor: &mut Cursor,
         tally: &mut Tally,
         due: u64,
-        now: SystemTime,
+        reader: &Reader<'_>,
     ) -> Batch {
-        let mut batch = Batch { chunk: Vec::new(), posts: 0, exhausted: false };
+        let now = (self.shared.clock)();
+        let mut batch = Batch { chunk: Vec::new(), posts: 0, lack: None };
         while batch.posts < due && batch.chunk.len() < CHUNK {
-            let Some(message) = cursor.take(now) else {
-                batch.exhausted = true;
-                break;
+            let message = match cursor.take(now, reader) {
+                Taken::Message(message) => message,
+                Taken::PassedOver => {
+                    batch.lack = Some(Lack::Matches);
+                    break;
+                }
+                Taken::Nothing => {
+                    batch.lack = Some(Lack::Posts);
+                    break;
+                }
             };
             if batch.chunk.is_empty() {
                 let expected = usize::try_from(due).unwrap_or(usize::MAX).saturating_mul(3_000);
                 batch.chunk.reserve(expected.min(CHUNK + CHUNK / 8));
             }
-            frame(&mut batch.chunk, &message.json, self.delimited);
+            frame(&mut batch.chunk, &message.json, self.dialect.is_delimited());
             cursor.recycle(message.json);
             batch.posts += tally.delivered(message.kind);
         }
@@ -378,9 +456,14 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.streams.remove(&self.id);
-        if let Some(Partial { kind, json, .. }) = self.partial.take() {
-            state.cursor.hand_back(Message { json, kind });
+        let stream = state.streams.remove(&self.id);
+        if let (Some(stream), Dialect::V2 { app, .. }) = (stream, &*self.dialect)
+            && !stream.is_ending()
+        {
+            state.admission.closed_by_client(app, (self.shared.clock)());
+        }
+        if let Some(Partial { message, .. }) = self.partial.take() {
+            state.cursor.hand_back(message);
         }
         // One that waits for want of posts may have one now.
         state.streams.values().for_each(Stream::wake);
@@ -392,8 +475,15 @@ impl Drop for Connection {
 struct Batch {
     chunk: Vec<u8>,
     posts: u64,
-    /// Whether there was nothing more to take.
-    exhausted: bool,
+    /// Why there is no more.
+    lack: Option<Lack>,
+}
+
+enum Lack {
+    /// There was nothing more to take.
+    Posts,
+    /// There were posts, but none that matched.
+    Matches,
 }
 
 /// Appends a record and its line's end. With `delimited=length`, the length before it counts both.
@@ -406,13 +496,17 @@ fn frame(out: &mut Vec<u8>, json: &[u8], delimited: bool) {
 }
 
 /// The next message that has two halves.
-fn next_post(cursor: &mut Cursor, now: SystemTime) -> Option<Message> {
-    loop {
-        let message = cursor.take(now)?;
-        if matches!(message.kind, Kind::Post(_)) {
-            return Some(message);
+fn next_post(cursor: &mut Cursor, now: SystemTime, reader: &Reader<'_>) -> Option<Message> {
+    for _ in 0..1_000 {
+        match cursor.take(now, reader) {
+            Taken::Message(message) if matches!(message.kind, Kind::Post(_)) => {
+                return Some(message);
+            }
+            Taken::Message(_) | Taken::PassedOver => {}
+            Taken::Nothing => break,
         }
     }
+    None
 }
 
 fn disconnect(code: u8, id: u64, reason: &str) -> Vec<u8> {
@@ -428,7 +522,8 @@ fn disconnect(code: u8, id: u64, reason: &str) -> Vec<u8> {
 }
 
 /// What is to be sent before the next post, if anything.
-fn interlude(stream: &mut Stream, delimited: bool) -> Option<Bytes> {
+fn interlude(stream: &mut Stream, tally: &mut Tally) -> Option<Bytes> {
+    let delimited = stream.dialect.is_delimited();
     match stream.interlude.as_mut()? {
         Interlude::Garbage { lines } => {
             let lines = GARBAGE.iter().cycle().zip(0..*lines);
@@ -445,6 +540,13 @@ fn interlude(stream: &mut Stream, delimited: bool) -> Option<Bytes> {
             start.extend_from_slice(OVER_LONG_HEAD);
             *left = left.saturating_sub(OVER_LONG_HEAD.len() as u64 + OVER_LONG_TAIL.len() as u64);
             Some(start.into())
+        }
+        Interlude::Error(error) => {
+            let mut framed = Vec::new();
+            frame(&mut framed, &error.record(), delimited);
+            tally.delivered(Kind::Notice);
+            stream.interlude = None;
+            Some(framed.into())
         }
     }
 }
@@ -510,10 +612,12 @@ mod tests {
 
     #[test]
     fn an_over_long_record_has_the_length_asked_for_and_is_json() {
-        let mut stream = Stream::new(String::new());
+        let account = Account::generated(&mut fastrand::Rng::with_seed(1));
+        let mut stream = Stream::new(&account, Dialect::V1_1 { delimited: false });
+        let mut tally = Tally::new(false, false);
         let bytes = 3 * CHUNK as u64 + 7;
         stream.apply(Fault::OverLongRecord { bytes });
-        let mut record = interlude(&mut stream, false).unwrap().to_vec();
+        let mut record = interlude(&mut stream, &mut tally).unwrap().to_vec();
         let Some(Interlude::OverLong { left, .. }) = &mut stream.interlude else { panic!() };
         while *left > 0 {
             record.extend_from_slice(&over_long_part(left));

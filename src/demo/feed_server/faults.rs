@@ -50,13 +50,65 @@ pub enum Fault {
         /// The pause before each byte.
         every: Duration,
     },
-    /// Sends a disconnect message and ends the body properly.
+    /// Sends a disconnect message and ends the body properly. v2 has no codes and no reasons: there it is
+    /// [`StreamError::OperationalDisconnect`].
     Disconnect {
         /// X's disconnect code, 1 to 12.
         code: u8,
         /// The text beside it.
         reason: String,
     },
+    /// Sends one of v2's error records, then goes on or ends the body properly.
+    ErrorRecord {
+        /// Which.
+        error: StreamError,
+        /// Whether the body ends behind it.
+        close: bool,
+    },
+}
+
+/// What v2 says within a stream that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamError {
+    /// X restarts the server behind the stream.
+    OperationalDisconnect,
+    /// The application has as many streams as it may.
+    TooManyConnections,
+}
+
+impl StreamError {
+    /// The record, without its line's end.
+    pub(super) fn record(self) -> Vec<u8> {
+        let error = match self {
+            Self::OperationalDisconnect => concat!(
+                r#"{"title":"operational-disconnect","#,
+                r#""disconnect_type":"UpstreamOperationalDisconnect","#,
+                r#""detail":"This stream has been disconnected upstream for operational reasons.","#,
+                r#""type":"https://api.twitter.com/2/problems/operational-disconnect"}"#
+            ),
+            Self::TooManyConnections => TOO_MANY_CONNECTIONS,
+        };
+        format!(r#"{{"errors":[{error}]}}"#).into_bytes()
+    }
+}
+
+/// The same where a stream is asked for, with status 429.
+pub(super) const TOO_MANY_CONNECTIONS: &str = concat!(
+    r#"{"title":"ConnectionException","#,
+    r#""detail":"This stream is currently at the maximum allowed connection limit.","#,
+    r#""connection_issue":"TooManyConnections","#,
+    r#""type":"https://api.twitter.com/2/problems/streaming-connection"}"#
+);
+
+/// Where a [`Fault`] is injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The streams of both dialects.
+    Stream,
+    /// v2's `/oauth2/...`.
+    Token,
+    /// v2's `/2/tweets/search/stream/rules`.
+    Rules,
 }
 
 /// Which connections a [`Fault`] is for.
@@ -76,6 +128,8 @@ pub enum When {
 
 impl Fault {
     /// Whether this fault takes the place of the answer, so that no stream opens.
+    ///
+    /// Where there is no stream, [`Fault::Stall`] never answers, and every other fault cuts the socket.
     pub(super) fn is_answer(&self) -> bool {
         matches!(self, Self::Status { .. } | Self::EchoCredentials)
     }

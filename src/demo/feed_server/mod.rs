@@ -1,62 +1,54 @@
-//! A feed that speaks Twitter's v1.1 `statuses/filter` stream on loopback.
+//! A feed on loopback that speaks Twitter's v1.1 `statuses/filter` stream and X API v2's filtered stream.
 //!
-//! A request is answered in the order of these modules: `oauth1_verifier` reads what it claims, `accounts` knows
+//! A request is answered in the order of these modules: `v1_1` or `v2` reads what it claims, `accounts` knows
 //! whether that is so, `refusal` says what is wrong; else a `connection` sends messages off the `cursor`, which
-//! takes them from `posts` or a `replay`. `faults` are what it does wrong when asked to; `wire` can cut a socket.
+//! takes them from `posts` or a `replay`, and has the dialect write them. `gzip` compresses them for who asks.
+//! `faults` are what it does wrong when asked to; `wire` can cut a socket.
 
 mod accounts;
 mod connection;
 mod cursor;
 mod faults;
+mod gzip;
 mod json;
-mod oauth1_verifier;
 mod posts;
 mod refusal;
 pub mod replay;
 mod statistics;
+mod v1_1;
+mod v2;
 mod vocabulary;
 mod wire;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State as Extract};
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
-use axum::routing::any;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header, request};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use accounts::Account;
-pub use faults::{Fault, When};
+pub use faults::{Endpoint, Fault, StreamError, When};
 pub use posts::{Error as TrackError, ExpectedRow};
 pub use refusal::Refusal;
 pub use statistics::Statistics;
+pub use v2::{Rule, RuleError};
 
 use super::Clock;
-use accounts::{Register, Standing, user_id};
-use connection::{Connection, Ending, Stream};
+use accounts::{Register, user_id};
+use connection::{Connection, Dialect, Ending, Stream};
 use cursor::{Cursor, Supply};
 use faults::Faults;
-use oauth1_verifier::{Claims, Nonces, SignedRequest, form_parameters};
 use posts::Generator;
 use refusal::answer;
 use statistics::Tally;
+use v1_1::Nonces;
+use v2::{Admission, Bearers, RuleBook};
 use wire::{Peer, Sockets, Wires};
-
-/// The endpoint's path, as at stream.twitter.com.
-const PATH: &str = "/1.1/statuses/filter.json";
-
-/// More than 400 phrases of 60 bytes, percent-encoded, can take.
-const BODY_BYTES: usize = 128 * 1024;
-
-/// X's default access level: 400 track phrases.
-const PHRASES: usize = 400;
 
 /// Where the posts come from.
 pub enum Source {
@@ -83,20 +75,28 @@ pub struct Options {
     pub rate: Option<NonZeroU32>,
     /// After so many posts on all streams together, only keep-alives are sent.
     pub limit: Option<u64>,
-    /// A blank line is sent after this much silence.
+    /// A blank line is sent after this much silence; on a stream of v2 after 20 seconds at the latest.
     pub keep_alive: Duration,
     /// Whether [`FeedServer::expected_rows`] is kept. It grows with each matching post (some 0.4 KB).
     pub keep_rows: bool,
-    /// How a revoked token is refused.
+    /// How v1.1 refuses a revoked token.
     pub revoked: RevokedAnswer,
+    /// What v1.1's signatures are made for: https where something in front of the server ends TLS.
+    pub scheme: Scheme,
+    /// How many streams of v2 an application may ask for in 15 minutes; X's figure is 50.
+    pub connect_budget: Option<u32>,
+    /// How long after a client of v2 has closed its stream the application's one place is still taken, by the
+    /// clock.
+    pub slot_release: Duration,
+    /// Whether streams are compressed for readers that accept gzip.
+    pub gzip: bool,
     /// Dates the posts and judges the requests' timestamps.
     pub clock: Clock,
-    /// What a reader's URL begins with, which it signs: `https` behind a TLS front.
-    pub scheme: &'static str,
 }
 
 impl Options {
-    /// No pace, no limit, v1.1's keep-alive of 30 seconds, rows kept, 401 for a revoked token.
+    /// No pace, no limit, v1.1's keep-alive of 30 seconds, rows kept, 401 for a revoked token, http, no connect budget,
+    /// places free at once, nothing compressed.
     #[must_use]
     pub fn new(accounts: Vec<Account>, source: Source, clock: Clock) -> Self {
         Self {
@@ -107,8 +107,29 @@ impl Options {
             keep_alive: Duration::from_secs(30),
             keep_rows: true,
             revoked: RevokedAnswer::Unauthorized,
+            scheme: Scheme::Http,
+            connect_budget: None,
+            slot_release: Duration::ZERO,
+            gzip: false,
             clock,
-            scheme: "http",
+        }
+    }
+}
+
+/// The scheme of a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// As the server listens.
+    Http,
+    /// As a client sees it through a TLS front.
+    Https,
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -125,7 +146,7 @@ pub enum RevokedAnswer {
 /// What a revocation does to streams that are open with the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// Ends them, with disconnect message 6.
+    /// Ends them: v1.1's with disconnect message 6, v2's with an operational disconnect.
     Cut,
     /// Leaves them, as X mostly does.
     KeepOpenStreams,
@@ -156,21 +177,27 @@ struct Shared {
     rate: Option<NonZeroU32>,
     keep_alive: Duration,
     revoked: RevokedAnswer,
+    scheme: Scheme,
+    gzip: bool,
     clock: Clock,
-    scheme: &'static str,
     changes: watch::Sender<()>,
 }
 
 struct State {
     register: Register,
     nonces: Nonces,
-    faults: Faults,
+    bearers: Bearers,
+    rules: RuleBook,
+    admission: Admission,
+    stream_faults: Faults,
+    token_faults: Faults,
+    rules_faults: Faults,
     cursor: Cursor,
     tally: Tally,
     /// By the order in which they were opened.
     streams: BTreeMap<u64, Stream>,
     next_stream: u64,
-    /// How many streams were opened with each access token.
+    /// How many streams were opened with each consumer key, and with each access token.
     opened: BTreeMap<String, u64>,
 }
 
@@ -206,7 +233,12 @@ impl FeedServer {
             state: Mutex::new(State {
                 register,
                 nonces: Nonces::default(),
-                faults: Faults::default(),
+                bearers: Bearers::default(),
+                rules: RuleBook::default(),
+                admission: Admission::new(options.connect_budget, options.slot_release),
+                stream_faults: Faults::default(),
+                token_faults: Faults::default(),
+                rules_faults: Faults::default(),
                 tally: Tally::new(cursor.has_oracle(), options.keep_rows),
                 cursor,
                 streams: BTreeMap::new(),
@@ -216,13 +248,14 @@ impl FeedServer {
             rate: options.rate,
             keep_alive: options.keep_alive,
             revoked: options.revoked,
-            clock: options.clock,
             scheme: options.scheme,
+            gzip: options.gzip,
+            clock: options.clock,
             changes: watch::Sender::new(()),
         });
         let wires = sockets.wires.clone();
-        let service = Router::new()
-            .route(PATH, any(filter))
+        let service = v1_1::routes()
+            .merge(v2::routes())
             .with_state(Arc::clone(&shared))
             .into_make_service_with_connect_info::<Peer>();
         let task = tokio::spawn(async move {
@@ -232,10 +265,16 @@ impl FeedServer {
         Ok(Self { shared, address, wires, task })
     }
 
-    /// The endpoint: `http://127.0.0.1:PORT/1.1/statuses/filter.json`.
+    /// v1.1's endpoint: `http://127.0.0.1:PORT/1.1/statuses/filter.json`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
+        format!("{}{}", self.base_url(), v1_1::PATH)
+    }
+
+    /// What v2's paths are appended to: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Where it listens.
@@ -247,7 +286,7 @@ impl FeedServer {
     /// The endpoint's path.
     #[must_use]
     pub const fn path(&self) -> &'static str {
-        PATH
+        v1_1::PATH
     }
 
     /// What was counted so far.
@@ -255,7 +294,8 @@ impl FeedServer {
     pub fn statistics(&self) -> Statistics {
         let state = self.shared.lock();
         let open = state.streams.values().filter(|stream| !stream.is_ending()).count();
-        Statistics { open, ..state.tally.statistics.clone() }
+        let posts_passed_over = state.cursor.passed_over();
+        Statistics { open, posts_passed_over, ..state.tally.statistics.clone() }
     }
 
     /// Waits until the statistics fulfil a condition, for ever if need be.
@@ -271,10 +311,35 @@ impl FeedServer {
         }
     }
 
-    /// How many streams were opened with an access token.
+    /// How many streams, of either dialect, were opened with an account's keys. `key` is its access token or its
+    /// consumer key; v2 is shown only the second, and stands for both.
     #[must_use]
-    pub fn opened_with(&self, access_token: &str) -> u64 {
-        self.shared.lock().opened.get(access_token).copied().unwrap_or_default()
+    pub fn opened_with(&self, key: &str) -> u64 {
+        self.shared.lock().opened.get(key).copied().unwrap_or_default()
+    }
+
+    /// Every bearer that was ever given to an application, in the order in which they were made.
+    #[must_use]
+    pub fn bearers(&self) -> Vec<String> {
+        self.shared.lock().bearers.values()
+    }
+
+    /// The rules of all applications.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        self.shared.lock().rules.all()
+    }
+
+    /// Adds a rule to an application, as another client of it would, and returns the rule's id.
+    ///
+    /// # Errors
+    ///
+    /// A value that is no rule.
+    pub fn add_rule(&self, app: &Account, value: &str, tag: &str) -> Result<String, RuleError> {
+        let mut state = self.shared.lock();
+        let id = state.rules.seed(user_id(&app.access_token), value, Some(tag));
+        state.streams.values().for_each(Stream::wake);
+        id
     }
 
     /// The rows that the matching posts delivered so far must become, in the order of delivery. Empty for a replay, or
@@ -286,33 +351,49 @@ impl FeedServer {
 
     /// Lets an account connect from now on: a new one, one whose secrets changed, or one that was revoked.
     pub fn accept(&self, account: Account) {
-        self.shared.lock().register.accept(account);
+        let mut state = self.shared.lock();
+        state.register.accept(account);
+        state.end_bearers_without_an_application();
     }
 
-    /// Refuses this token from now on.
+    /// Refuses this token from now on, and the consumer key and the bearer of v2 that came with it.
     pub fn revoke(&self, access_token: &str, revocation: Revocation) {
         let mut state = self.shared.lock();
         state.register.revoke(access_token);
+        state.end_bearers_without_an_application();
         if revocation == Revocation::Cut {
-            for stream in
-                state.streams.values_mut().filter(|stream| stream.access_token == access_token)
-            {
-                stream.end(Ending::Disconnect { code: 6, reason: "token revoked".to_owned() });
-            }
+            state.cut(|stream| stream.access_token == access_token);
         }
         drop(state);
         self.shared.changed();
     }
 
-    /// Makes something go wrong.
+    /// Ends an application's bearer. Its keys stay good: it can ask for another.
+    pub fn revoke_bearer(&self, consumer_key: &str, revocation: Revocation) {
+        let mut state = self.shared.lock();
+        state.bearers.end(|account, _| account.consumer_key == consumer_key);
+        if revocation == Revocation::Cut {
+            state.cut(|stream| stream.dialect.is_v2() && stream.consumer_key == consumer_key);
+        }
+        drop(state);
+        self.shared.changed();
+    }
+
+    /// Makes something go wrong with streams.
     pub fn inject(&self, fault: Fault, when: When) {
+        self.inject_at(Endpoint::Stream, fault, when);
+    }
+
+    /// Makes something go wrong at an endpoint. At one that has no streams [`When::Open`] is [`When::Next`],
+    /// [`Fault::Stall`] never answers, and every other fault of a stream cuts the socket.
+    pub fn inject_at(&self, endpoint: Endpoint, fault: Fault, when: When) {
         let mut state = self.shared.lock();
         match when {
-            When::Each => state.faults.each(fault),
-            When::Open if !fault.is_answer() => {
+            When::Each => state.faults_at(endpoint).each(fault),
+            When::Open if !fault.is_answer() && endpoint == Endpoint::Stream => {
                 state.streams.values_mut().for_each(|stream| stream.apply(fault.clone()));
             }
-            When::Next | When::Open => state.faults.next(fault),
+            When::Next | When::Open => state.faults_at(endpoint).next(fault),
         }
         drop(state);
         self.shared.changed();
@@ -327,7 +408,9 @@ impl FeedServer {
     /// Forgets the faults that wait, and cures the open streams. What was ended stays so.
     pub fn clear_faults(&self) {
         let mut state = self.shared.lock();
-        state.faults.clear();
+        for endpoint in [Endpoint::Stream, Endpoint::Token, Endpoint::Rules] {
+            state.faults_at(endpoint).clear();
+        }
         state.streams.values_mut().for_each(Stream::clear_faults);
     }
 }
@@ -339,144 +422,71 @@ impl Drop for FeedServer {
     }
 }
 
-/// A request to the endpoint.
-async fn filter(
-    Extract(shared): Extract<Arc<Shared>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
-) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let fault = {
-        let mut state = shared.lock();
-        state.tally.statistics.last_user_agent = text(header::USER_AGENT).map(str::to_owned);
-        state.faults.take(true)
-    };
-    let response = match fault {
-        Some(fault) => {
-            shared.lock().tally.refused(Refusal::Fault);
-            fault_answer(fault, text(header::AUTHORIZATION).unwrap_or_default())
-        }
-        None => match open(&shared, &peer, &parts, body).await {
-            Ok(connection) => stream_answer(connection),
-            Err(refusal) => {
-                shared.lock().tally.refused(refusal);
-                refusal.response()
-            }
-        },
-    };
-    shared.changed();
-    response
-}
-
-/// Judges a request and opens its stream.
-async fn open(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    parts: &request::Parts,
-    body: Body,
-) -> Result<Connection, Refusal> {
-    if parts.method != Method::GET && parts.method != Method::POST {
-        return Err(Refusal::Method);
-    }
-    let body = to_bytes(body, BODY_BYTES).await.map_err(|_| Refusal::TooLong)?;
-    let text = |name| match parts.headers.get(name) {
-        Some(value) => value.to_str().map_err(|_| Refusal::Malformed),
-        None => Ok(""),
-    };
-    let form = text(header::CONTENT_TYPE)?
-        .split(';')
-        .next()
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"));
-    let request = SignedRequest {
-        method: parts.method.as_str(),
-        scheme: shared.scheme,
-        host: text(header::HOST)?,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        authorization: text(header::AUTHORIZATION)?,
-        form: form.then_some(&body),
-    };
-    let claims = Claims::read(&request)?;
-    let mut state = shared.lock();
-    let state = &mut *state;
-    match state.register.standing(&claims.consumer_key, &claims.access_token) {
-        Standing::Accepted(account) => {
-            if !claims.signed_with(&account.consumer_secret, &account.access_token_secret) {
-                return Err(Refusal::WrongSignature);
-            }
-        }
-        Standing::Revoked => {
-            return Err(match shared.revoked {
-                RevokedAnswer::Unauthorized => Refusal::Revoked,
-                RevokedAnswer::Forbidden => Refusal::Forbidden,
-            });
-        }
-        Standing::Unknown => return Err(Refusal::UnknownCredentials),
-    }
-    state.nonces.admit(&claims, (shared.clock)())?;
-    let track =
-        parameter(&request, "track").filter(|track| !track.is_empty()).ok_or(Refusal::NoFilter)?;
-    if track.split(',').any(|phrase| !(1..=60).contains(&phrase.len())) {
-        return Err(Refusal::PhraseLength);
-    }
-    if track.split(',').count() > PHRASES {
-        return Err(Refusal::TooLong);
-    }
-    let delimited = parameter(&request, "delimited").is_some_and(|delimited| delimited == "length");
-    Ok(state.open(shared, claims.access_token, track, delimited, peer))
-}
-
 impl State {
-    /// Opens a stream; the oldest one of the same user gives way, whatever token it was opened with.
+    fn faults_at(&mut self, endpoint: Endpoint) -> &mut Faults {
+        match endpoint {
+            Endpoint::Stream => &mut self.stream_faults,
+            Endpoint::Token => &mut self.token_faults,
+            Endpoint::Rules => &mut self.rules_faults,
+        }
+    }
+
+    /// Opens a stream for a request that was found right.
     fn open(
         &mut self,
         shared: &Arc<Shared>,
-        access_token: String,
-        track: String,
-        delimited: bool,
+        account: &Account,
+        dialect: Dialect,
         peer: &Peer,
     ) -> Connection {
-        let statistics = &mut self.tally.statistics;
-        let oldest = self.streams.values_mut().find(|stream| {
-            user_id(&stream.access_token) == user_id(&access_token) && !stream.is_ending()
-        });
-        if let Some(oldest) = oldest {
-            statistics.cut_oldest += 1;
-            // X: "the same credentials were used to connect a new stream and the oldest was disconnected".
-            oldest.end(Ending::Disconnect { code: 7, reason: "admin logout".to_owned() });
+        self.tally.statistics.connects += 1;
+        for key in [&account.consumer_key, &account.access_token] {
+            *self.opened.entry(key.clone()).or_default() += 1;
         }
-        statistics.connects += 1;
-        statistics.last_track = Some(track);
-        *self.opened.entry(access_token.clone()).or_default() += 1;
-        let mut stream = Stream::new(access_token);
-        if let Some(fault) = self.faults.take(false) {
+        let mut stream = Stream::new(account, dialect);
+        if let Some(fault) = self.stream_faults.take(false) {
             stream.apply(fault);
         }
         let id = self.next_stream;
         self.next_stream += 1;
-        let connection =
-            Connection::new(Arc::clone(shared), id, &stream, peer.wire.clone(), delimited);
+        let connection = Connection::new(Arc::clone(shared), id, &stream, peer.wire.clone());
         self.streams.insert(id, stream);
         connection
     }
+
+    /// Ends the streams that a condition is true of, as a revocation does.
+    fn cut(&mut self, condition: impl Fn(&Stream) -> bool) {
+        for stream in self.streams.values_mut().filter(|stream| condition(stream)) {
+            stream.end(Ending::Disconnect { code: 6, reason: "token revoked".to_owned() });
+        }
+    }
+
+    /// A bearer lives as long as the keys that it was given for.
+    fn end_bearers_without_an_application(&mut self) {
+        let Self { register, bearers, .. } = self;
+        bearers.end(|account, _| {
+            register.application(&account.consumer_key, &account.consumer_secret).is_none()
+        });
+    }
 }
 
-/// The first value of a parameter of the query or the form.
-fn parameter(request: &SignedRequest<'_>, name: &str) -> Option<String> {
-    let query = request.query.map(str::as_bytes).into_iter().flat_map(form_parameters);
-    let form = request.form.into_iter().flat_map(form_parameters);
-    query
-        .chain(form)
-        .find(|(key, _)| key.as_ref() == name.as_bytes())
-        .map(|(_, value): (_, Cow<'_, [u8]>)| String::from_utf8_lossy(&value).into_owned())
-}
-
-fn stream_answer(connection: Connection) -> Response<Body> {
-    let mut response = Response::new(connection.into_body());
+fn stream_answer(
+    connection: Connection,
+    shared: &Shared,
+    request: &request::Parts,
+    content_type: &'static str,
+) -> Response<Body> {
+    let encoder = gzip::Encoder::accepted(&request.headers).filter(|_| shared.gzip);
+    let compressed = encoder.is_some();
+    let mut response = Response::new(connection.into_body(encoder));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if compressed {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if request.version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -1,4 +1,4 @@
-//! Posts that look like v1.1's, made up as fast as a stream can be written.
+//! Posts made up as fast as a stream can be written; a dialect's `post` module writes them as JSON.
 //!
 //! The generator is the oracle of the tests: it knows which posts a track filter must keep, because it put the
 //! word there, or something that is not the word. It has no filter. What counts as the word is X's "Basic stream
@@ -6,17 +6,14 @@
 //! searched, by whole words, whatever their case, punctuation aside; `#word` and `@word` match, `WordTracker` and
 //! `#newword` do not.
 
-use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::accounts::alphanumeric;
 use super::json::{Json, Style};
-use super::vocabulary::{
-    DESCRIPTIONS, HASHTAGS, LOCATIONS, NAMES, OTHER_WORDS, SENTENCES, SOURCES,
-};
+use super::vocabulary::{HASHTAGS, OTHER_WORDS, SENTENCES};
 
 /// How many people post.
-const USERS: usize = 3_000;
+pub(super) const USERS: usize = 3_000;
 
 /// The zero of snowflake ids: 2010-11-04T01:42:54.657Z.
 const SNOWFLAKE_EPOCH: Duration = Duration::from_millis(1_288_834_974_657);
@@ -24,23 +21,36 @@ const SNOWFLAKE_EPOCH: Duration = Duration::from_millis(1_288_834_974_657);
 /// The row that a match must become.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExpectedRow {
-    /// `user.screen_name`.
+    /// v1.1: `user.screen_name`. v2: the author's `username`.
     pub user: String,
-    /// `created_at`, as it was sent.
+    /// `created_at`, as it was sent: v2 writes RFC 3339.
     pub date: String,
-    /// `extended_tweet.full_text` where the post is truncated, else `text`; unescaped from JSON, HTML entities
-    /// left as they are.
+    /// The whole text: v1.1's `extended_tweet.full_text`, v2's `note_tweet.text`, where the post has one, else `text`;
+    /// unescaped from JSON, HTML entities left as they are. Of a retweet v2 has no more than its `text`.
     pub text: String,
-    /// `id_str`.
+    /// v1.1: `id_str`. v2: `id`.
     pub id: String,
 }
 
-/// What [`Generator::next`] wrote.
+/// What [`Generator::next`] made up.
 pub(super) enum Item {
-    /// A post; the row if it matches.
-    Post(Option<Box<ExpectedRow>>),
-    /// Another message.
+    /// A post.
+    Post(Box<Post>),
+    /// Another message, of which v1.1 has many kinds and v2 none.
     Notice,
+}
+
+/// One post, before a dialect writes it.
+pub(super) struct Post {
+    pub(super) draft: Draft,
+    pub(super) stamp: Stamp,
+    pub(super) id: u64,
+    pub(super) flavour: Flavour,
+    /// The whole text of a post so long that the draft's text is only its beginning; else empty.
+    pub(super) full_text: String,
+    /// Whether it contains the word.
+    pub(super) matches: bool,
+    pub(super) style: Style,
 }
 
 /// Why posts cannot be generated for a track.
@@ -54,41 +64,41 @@ pub enum Error {
     CommonWord,
 }
 
-struct User {
-    screen_name: String,
-    id: u64,
-    created_at: String,
+pub(super) struct User {
+    pub(super) screen_name: String,
+    pub(super) id: u64,
+    pub(super) created_at: String,
 }
 
 /// The identity and the second of an earlier post, to post again in.
 #[derive(Clone)]
-struct Stamp {
-    user: usize,
-    milliseconds: u64,
-    date: String,
+pub(super) struct Stamp {
+    pub(super) user: usize,
+    pub(super) milliseconds: u64,
+    pub(super) date: String,
 }
 
-struct Url {
-    short: String,
-    expanded: String,
-    display: String,
+pub(super) struct Url {
+    pub(super) short: String,
+    pub(super) expanded: String,
+    pub(super) display: String,
 }
 
 /// The places in a post that a filter looks at.
 #[derive(Default)]
-struct Draft {
-    lang: &'static str,
-    text: String,
-    hashtags: Vec<(String, [usize; 2])>,
-    mentions: Vec<(String, [usize; 2])>,
-    urls: Vec<(Url, [usize; 2])>,
+pub(super) struct Draft {
+    pub(super) lang: &'static str,
+    pub(super) text: String,
+    pub(super) hashtags: Vec<(String, [usize; 2])>,
+    pub(super) mentions: Vec<(String, [usize; 2])>,
+    pub(super) urls: Vec<(Url, [usize; 2])>,
     /// Whose post a retweet repeats: an index into the users.
-    retweeted: usize,
+    pub(super) retweeted: usize,
 }
 
 /// Where a post is the word, or nearly.
 #[derive(Clone, Copy)]
-enum Flavour {
+pub(super) enum Flavour {
     /// Nothing of the word anywhere.
     Plain,
     /// In the text.
@@ -121,16 +131,16 @@ enum Flavour {
 
 /// Writes posts and notices; the same seed and times give the same ones.
 pub(super) struct Generator {
-    rng: fastrand::Rng,
-    word: String,
+    pub(super) rng: fastrand::Rng,
+    pub(super) word: String,
     matching: f64,
-    users: Vec<User>,
-    last_id: u64,
-    undelivered: u64,
+    pub(super) users: Vec<User>,
+    pub(super) last_id: u64,
+    pub(super) undelivered: u64,
     date: (u64, String),
     /// The latest stamp of a post that does not match, and of one that does.
     stamps: [Option<Stamp>; 2],
-    json: Json,
+    pub(super) json: Json,
 }
 
 impl Generator {
@@ -166,39 +176,20 @@ impl Generator {
         })
     }
 
-    /// Appends one message, without its line's end.
-    pub(super) fn next(&mut self, out: &mut Vec<u8>, now: SystemTime) -> Item {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.json.start(std::mem::take(out));
-        let item = if self.rng.u32(..256) == 0 {
-            self.notice(now);
-            Item::Notice
-        } else {
-            Item::Post(self.post(now))
-        };
-        *out = self.json.finish();
-        item
-    }
-
-    fn post(&mut self, now: Duration) -> Option<Box<ExpectedRow>> {
+    /// Makes up one message.
+    pub(super) fn next(&mut self, now: SystemTime) -> Item {
+        let now = since_epoch(now);
+        if self.rng.u32(..256) == 0 {
+            return Item::Notice;
+        }
         let matches = self.rng.f64() < self.matching;
         let flavour = self.flavour(matches);
         let stamp = self.stamp(now, matches);
         let id = self.id(now);
         let style = self.style();
-        self.json.style(style);
-        let mut row_text = String::new();
-        let draft = self.draft(flavour, &mut row_text);
-        self.write_post(&draft, &stamp, id, flavour, &row_text);
-        let user = self.users.get(stamp.user)?;
-        matches.then(|| {
-            Box::new(ExpectedRow {
-                user: user.screen_name.clone(),
-                date: stamp.date,
-                text: if row_text.is_empty() { draft.text } else { row_text },
-                id: id.to_string(),
-            })
-        })
+        let mut full_text = String::new();
+        let draft = self.draft(flavour, &mut full_text);
+        Item::Post(Box::new(Post { draft, stamp, id, flavour, full_text, matches, style }))
     }
 
     fn flavour(&mut self, matches: bool) -> Flavour {
@@ -355,7 +346,7 @@ impl Generator {
         draft
     }
 
-    fn sentence(&mut self) -> (&'static str, &'static str) {
+    pub(super) fn sentence(&mut self) -> (&'static str, &'static str) {
         self.rng.choice(SENTENCES).unwrap_or_default()
     }
 
@@ -503,256 +494,6 @@ impl Generator {
         let index = self.rng.usize(..USERS);
         self.users.get(index).map(|user| user.screen_name.clone()).unwrap_or_default()
     }
-
-    fn write_post(
-        &mut self,
-        draft: &Draft,
-        stamp: &Stamp,
-        id: u64,
-        flavour: Flavour,
-        full_text: &str,
-    ) {
-        // X: "the attributes of a JSON-encoded object are unordered": now and then what is nested comes first.
-        let nested_first = self.rng.u32(..16) == 0;
-        self.json.raw("{");
-        if nested_first {
-            self.nested(draft, stamp, id, flavour);
-        }
-        self.head(&stamp.date, id, &draft.text);
-        self.json.raw(r#","source":"#);
-        let source = self.rng.choice(SOURCES).unwrap_or_default();
-        self.json.text(source);
-        self.json.raw(if full_text.is_empty() {
-            r#","truncated":false"#
-        } else {
-            r#","truncated":true"#
-        });
-        if self.rng.u32(..64) == 0 {
-            // JSON permits whitespace between tokens, and X says that a bare LF may stand inside a record.
-            self.json.raw("\n");
-        }
-        self.json.raw(concat!(
-            r#","in_reply_to_status_id":null,"in_reply_to_status_id_str":null,"in_reply_to_user_id":null,"#,
-            r#""in_reply_to_user_id_str":null,"in_reply_to_screen_name":null,"user":"#
-        ));
-        self.user(stamp.user, matches!(flavour, Flavour::Profile));
-        self.json.raw(r#","geo":null,"coordinates":null,"place":null,"contributors":null"#);
-        if !nested_first {
-            self.nested(draft, stamp, id, flavour);
-        }
-        if !full_text.is_empty() {
-            self.json.raw(r#","extended_tweet":{"full_text":"#);
-            self.json.text(full_text);
-            self.json.raw(r#","display_text_range":[0,"#);
-            self.json.number(end(full_text)[1] as u64);
-            self.json.raw(r#"],"entities":"#);
-            self.entities(draft);
-            self.json.raw("}");
-        }
-        self.json.raw(
-            r#","quote_count":0,"reply_count":0,"retweet_count":0,"favorite_count":0,"entities":"#,
-        );
-        if full_text.is_empty() {
-            self.entities(draft);
-        } else {
-            self.entities(&Draft::default());
-        }
-        self.json.raw(r#","favorited":false,"retweeted":false,"possibly_sensitive":false"#);
-        self.json.raw(r#","filter_level":"low","lang":"#);
-        self.json.text(draft.lang);
-        self.json.raw(r#","timestamp_ms":""#);
-        self.json.number(stamp.milliseconds);
-        self.json.raw("\"}");
-    }
-
-    /// The post that this one retweets or quotes, followed or preceded by a comma as its place asks for.
-    fn nested(&mut self, draft: &Draft, stamp: &Stamp, id: u64, flavour: Flavour) {
-        let first = self.json.ends_with(b"{");
-        if !first {
-            self.json.raw(",");
-        }
-        let nested_id = id.saturating_sub(self.rng.u64(1..1 << 40));
-        match flavour {
-            Flavour::Retweet | Flavour::NearRetweet => {
-                let text = draft.text.split_once(": ").map_or("", |(_, text)| text);
-                let range = end(text);
-                let mut nested =
-                    Draft { lang: draft.lang, text: text.to_owned(), ..Draft::default() };
-                nested
-                    .hashtags
-                    .extend(draft.hashtags.iter().map(|(text, _)| (text.clone(), range)));
-                nested
-                    .mentions
-                    .extend(draft.mentions.iter().skip(1).map(|(name, _)| (name.clone(), range)));
-                self.json.raw(r#""retweeted_status":{"#);
-                self.nested_post(&nested, draft.retweeted, &stamp.date, nested_id);
-                self.json.raw(r#"},"is_quote_status":false"#);
-            }
-            Flavour::Quote => {
-                let (lang, sentence) = self.sentence();
-                let nested = Draft { lang, text: sentence.to_owned(), ..Draft::default() };
-                self.json.raw(r#""quoted_status_id":"#);
-                self.json.number(nested_id);
-                self.json.raw(r#","quoted_status_id_str":""#);
-                self.json.number(nested_id);
-                self.json.raw(r#"","quoted_status":{"#);
-                let author = self.rng.usize(..USERS);
-                self.nested_post(&nested, author, &stamp.date, nested_id);
-                self.json.raw(r#"},"is_quote_status":true"#);
-            }
-            _ => self.json.raw(r#""is_quote_status":false"#),
-        }
-        if first {
-            self.json.raw(",");
-        }
-    }
-
-    fn nested_post(&mut self, draft: &Draft, author: usize, date: &str, id: u64) {
-        self.head(date, id, &draft.text);
-        self.json.raw(r#","truncated":false,"user":"#);
-        self.user(author, false);
-        self.json
-            .raw(r#","is_quote_status":false,"retweet_count":12,"favorite_count":34,"entities":"#);
-        self.entities(draft);
-        self.json.raw(r#","lang":"#);
-        self.json.text(draft.lang);
-    }
-
-    fn head(&mut self, date: &str, id: u64, text: &str) {
-        self.json.raw(r#""created_at":""#);
-        self.json.raw(date);
-        self.json.raw(r#"","id":"#);
-        self.json.number(id);
-        self.json.raw(r#","id_str":""#);
-        self.json.number(id);
-        self.json.raw(r#"","text":"#);
-        self.json.text(text);
-    }
-
-    fn user(&mut self, index: usize, with_the_word: bool) {
-        let Some(user) = self.users.get(index) else {
-            return;
-        };
-        let json = &mut self.json;
-        let pick =
-            |list: &[&'static str]| list.get(index % list.len()).copied().unwrap_or_default();
-        let marked = |plain: &'static str| {
-            if with_the_word {
-                Cow::Owned(format!("{plain} {} ", self.word))
-            } else {
-                Cow::Borrowed(plain)
-            }
-        };
-        json.raw(r#"{"id":"#);
-        json.number(user.id);
-        json.raw(r#","id_str":""#);
-        json.number(user.id);
-        json.raw(r#"","name":"#);
-        json.text(&marked(pick(&NAMES)));
-        json.raw(r#","screen_name":"#);
-        json.text(&user.screen_name);
-        json.raw(r#","location":"#);
-        json.text(&marked(pick(&LOCATIONS)));
-        json.raw(r#","url":null,"description":"#);
-        json.text(&marked(pick(&DESCRIPTIONS)));
-        json.raw(concat!(
-            r#","translator_type":"none","derived":null,"protected":false,"verified":false,"#,
-            r#""followers_count":"#
-        ));
-        json.number(user.id % 9_973);
-        json.raw(r#","friends_count":"#);
-        json.number(user.id % 997);
-        json.raw(r#","listed_count":3,"favourites_count":"#);
-        json.number(user.id % 99_991);
-        json.raw(r#","statuses_count":"#);
-        json.number(user.id % 199_999);
-        json.raw(r#","created_at":""#);
-        json.raw(&user.created_at);
-        json.raw(concat!(
-            r#"","utc_offset":null,"time_zone":null,"geo_enabled":true,"lang":null,"#,
-            r#""contributors_enabled":false,"is_translator":false,"#,
-            r#""profile_background_color":"C0DEED","#,
-            r#""profile_background_image_url":"http:\/\/abs.twimg.com\/images\/themes\/theme1\/bg.png","#,
-            r#""profile_background_image_url_https":"https:\/\/abs.twimg.com\/images\/themes\/theme1\/bg.png","#,
-            r#""profile_background_tile":false,"profile_link_color":"1DA1F2","#,
-            r#""profile_sidebar_border_color":"C0DEED","profile_sidebar_fill_color":"DDEEF6","#,
-            r#""profile_text_color":"333333","profile_use_background_image":true,"#,
-            r#""profile_image_url":"http:\/\/pbs.twimg.com\/profile_images\/"#
-        ));
-        json.number(user.id);
-        json.raw(r#"\/face_normal.jpg","profile_image_url_https":"https:\/\/pbs.twimg.com\/profile_images\/"#);
-        json.number(user.id);
-        json.raw(concat!(
-            r#"\/face_normal.jpg","default_profile":true,"default_profile_image":false,"#,
-            r#""following":null,"follow_request_sent":null,"notifications":null}"#
-        ));
-    }
-
-    fn entities(&mut self, draft: &Draft) {
-        let json = &mut self.json;
-        json.raw(r#"{"hashtags":["#);
-        for (index, (hashtag, range)) in draft.hashtags.iter().enumerate() {
-            json.raw(if index == 0 { r#"{"text":"# } else { r#",{"text":"# });
-            json.text(hashtag);
-            indices(json, *range);
-        }
-        json.raw(r#"],"urls":["#);
-        for (index, (url, range)) in draft.urls.iter().enumerate() {
-            json.raw(if index == 0 { r#"{"url":"# } else { r#",{"url":"# });
-            json.text(&url.short);
-            json.raw(r#","expanded_url":"#);
-            json.text(&url.expanded);
-            json.raw(r#","display_url":"#);
-            json.text(&url.display);
-            indices(json, *range);
-        }
-        json.raw(r#"],"user_mentions":["#);
-        for (index, (name, range)) in draft.mentions.iter().enumerate() {
-            json.raw(if index == 0 { r#"{"screen_name":"# } else { r#",{"screen_name":"# });
-            json.text(name);
-            json.raw(r#","name":"Somebody","id":783214,"id_str":"783214""#);
-            indices(json, *range);
-        }
-        json.raw(r#"],"symbols":[]}"#);
-    }
-
-    fn notice(&mut self, now: Duration) {
-        let id = self.last_id;
-        let user_id = 1 + self.rng.u64(..1 << 30);
-        let milliseconds = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let message = match self.rng.u32(..6) {
-            0 => format!(
-                r#"{{"delete":{{"status":{{"id":{id},"id_str":"{id}","user_id":{user_id},"user_id_str":"{user_id}"}},"timestamp_ms":"{milliseconds}"}}}}"#
-            ),
-            1 => {
-                // X: the count since the connection was opened.
-                self.undelivered += self.rng.u64(1..100);
-                format!(r#"{{"limit":{{"track":{},"timestamp_ms":"{milliseconds}"}}}}"#, self.undelivered)
-            }
-            2 => format!(
-                r#"{{"scrub_geo":{{"user_id":{user_id},"user_id_str":"{user_id}","up_to_status_id":{id},"up_to_status_id_str":"{id}"}}}}"#
-            ),
-            3 => format!(
-                r#"{{"status_withheld":{{"id":{id},"user_id":{user_id},"withheld_in_countries":["DE","AR"],"timestamp_ms":"{milliseconds}"}}}}"#
-            ),
-            4 => format!(r#"{{"user_withheld":{{"id":{user_id},"withheld_in_countries":["DE","AR"]}}}}"#),
-            _ => concat!(
-                r#"{"warning":{"code":"FALLING_BEHIND","message":"Your connection is falling behind and "#,
-                r#"messages are being queued for delivery to you. Your queue is now over 60% full. You will be "#,
-                r#"disconnected when the queue is full.","percent_full":60}}"#
-            )
-            .to_owned(),
-        };
-        self.json.raw(&message);
-    }
-}
-
-fn indices(json: &mut Json, [start, end]: [usize; 2]) {
-    json.raw(r#","indices":["#);
-    json.number(start as u64);
-    json.raw(",");
-    json.number(end as u64);
-    json.raw("]}");
 }
 
 fn user(rng: &mut fastrand::Rng, index: usize, dates: &[String]) -> User {
@@ -769,6 +510,10 @@ fn user(rng: &mut fastrand::Rng, index: usize, dates: &[String]) -> User {
     }
 }
 
+pub(super) fn since_epoch(now: SystemTime) -> Duration {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// "Wed Oct 10 20:19:24 +0000 2018".
 fn date(seconds: u64) -> String {
     let seconds = i64::try_from(seconds).unwrap_or(0);
@@ -777,7 +522,7 @@ fn date(seconds: u64) -> String {
 }
 
 /// The empty range behind a text, in code points as X counts them.
-fn end(text: &str) -> [usize; 2] {
+pub(super) fn end(text: &str) -> [usize; 2] {
     let length = text.chars().count();
     [length, length]
 }
@@ -857,8 +602,9 @@ mod tests {
             let mut json = Vec::new();
             // Half a millisecond between posts.
             let now = now() + Duration::from_micros(500) * u32::try_from(posts.len()).unwrap();
-            if let Item::Post(row) = generator.next(&mut json, now) {
-                posts.push((json, row.map(|row| *row)));
+            if let Item::Post(post) = generator.next(now) {
+                generator.write_v1_1(&post, &mut json);
+                posts.push((json, generator.row_v1_1(&post).map(|row| *row)));
             }
         }
         posts
@@ -957,7 +703,9 @@ mod tests {
         let mut generator = Generator::new(6, "Amazon", 0.1).unwrap();
         for second in 0..20_000 {
             let now = now() + Duration::from_secs(second);
-            if let Item::Post(Some(row)) = generator.next(&mut Vec::new(), now) {
+            if let Item::Post(post) = generator.next(now)
+                && let Some(row) = generator.row_v1_1(&post)
+            {
                 *rows.entry((row.user, row.date)).or_insert(0) += 1;
             }
         }
@@ -1001,7 +749,8 @@ mod tests {
         let mut generator = Generator::new(8, "Amazon", 0.5).unwrap();
         for _ in 0..20_000 {
             let mut json = Vec::new();
-            if let Item::Notice = generator.next(&mut json, now()) {
+            if let Item::Notice = generator.next(now()) {
+                generator.write_notice(now(), &mut json);
                 kinds.extend(parse(&json).as_object().unwrap().keys().cloned());
             }
         }

@@ -1,4 +1,4 @@
-//! Why a connection was refused, and what v1.1 answers then.
+//! Why a request was refused, and what v1.1 answers then. What v2 answers is where it refuses.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
@@ -30,12 +30,30 @@ pub enum Refusal {
     TooLong,
     /// Neither GET nor POST.
     Method,
+    /// v2: no application has this consumer key with this secret.
+    WrongApplication,
+    /// v2: a bearer is asked for with another body than `grant_type=client_credentials`.
+    GrantType,
+    /// v2: what is to be invalidated is not a bearer of this application, in force.
+    NotItsBearer,
+    /// v2: no bearer, or one that was never given.
+    UnknownBearer,
+    /// v2: a bearer that was revoked or invalidated, or whose keys were.
+    EndedBearer,
+    /// v2: the application has asked for as many streams as it may for now.
+    ConnectBudget,
+    /// v2: the application has its stream already.
+    TooManyConnections,
+    /// v2: a parameter or a body that X does not know.
+    InvalidRequest,
+    /// v2: more rules than an application may have.
+    RuleCap,
     /// An injected fault answered.
     Fault,
 }
 
 impl Refusal {
-    /// The answer. Codes and messages: X's "Response codes" and, for the filter, "Connecting to a streaming
+    /// The answer of v1.1. Codes and messages: X's "Response codes" and, for the filter, "Connecting to a streaming
     /// endpoint".
     pub(super) fn response(self) -> Response<Body> {
         let authentication = |status, code: u16, message| {
@@ -79,7 +97,16 @@ impl Refusal {
                     .insert(header::ALLOW, header::HeaderValue::from_static("GET, POST"));
                 response
             }
-            Self::Fault => plain(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
+            Self::Fault
+            | Self::WrongApplication
+            | Self::GrantType
+            | Self::NotItsBearer
+            | Self::UnknownBearer
+            | Self::EndedBearer
+            | Self::ConnectBudget
+            | Self::TooManyConnections
+            | Self::InvalidRequest
+            | Self::RuleCap => plain(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
         }
     }
 }

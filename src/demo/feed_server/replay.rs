@@ -1,7 +1,7 @@
 //! Posts recorded earlier, from a file.
 //!
-//! Three forms are read: JSON Lines as a stream wrote them, a JSON array of posts, and the search API's object
-//! with a `statuses` array. What is sent is what was recorded, byte for byte, but for whitespace between JSON
+//! Three forms are read: JSON Lines as a stream of either dialect wrote them, a JSON array of such records, and the
+//! search API's object with a `statuses` array. What is sent is what was recorded, byte for byte, but for whitespace between JSON
 //! tokens: a record must stand on one line.
 
 use std::path::Path;
@@ -55,6 +55,20 @@ struct Shape {
     id: Option<IgnoredAny>,
     id_str: Option<IgnoredAny>,
     user: Option<IgnoredAny>,
+    data: Option<Data>,
+}
+
+/// What v2 has the post in.
+#[derive(Deserialize)]
+struct Data {
+    id: Option<IgnoredAny>,
+}
+
+impl Shape {
+    fn is_post(&self) -> bool {
+        let v1_1 = self.user.is_some() && (self.id.is_some() || self.id_str.is_some());
+        v1_1 || self.data.as_ref().is_some_and(|data| data.id.is_some())
+    }
 }
 
 /// Enough of a document to tell whether it is the search API's.
@@ -215,8 +229,7 @@ fn record(json: &[u8], line: usize) -> Result<Record, Error> {
     if json.first() != Some(&b'{') {
         return Err(Error::NotAnObject { line });
     }
-    let post = serde_json::from_slice::<Shape>(json)
-        .is_ok_and(|shape| shape.user.is_some() && (shape.id.is_some() || shape.id_str.is_some()));
+    let post = serde_json::from_slice::<Shape>(json).is_ok_and(|shape| shape.is_post());
     Ok(Record { json: compact(json), post })
 }
 

@@ -16,20 +16,26 @@ pub struct Statistics {
     pub open: usize,
     /// Posts, over all streams.
     pub posts_sent: u64,
-    /// Those that the track must match. None for a replay, of which nobody knows.
+    /// Posts that matched no rule of the reader of v2 for whom they were taken, and so were not sent.
+    pub posts_passed_over: u64,
+    /// Those sent that contain the track. None for a replay, of which nobody knows.
     pub posts_sent_matching: Option<u64>,
     /// Messages that are no posts; disconnect messages among them.
     pub notices_sent: u64,
     /// Blank lines.
     pub keep_alives_sent: u64,
-    /// Streams ended because another was opened with the same access token.
+    /// Streams of v1.1 ended because another was opened with the same access token.
     pub cut_oldest: u64,
     /// Requests refused, by reason.
     pub refused: BTreeMap<Refusal, u64>,
     /// The User-Agent of the latest request.
     pub last_user_agent: Option<String>,
-    /// The `track` of the latest request that became a stream.
+    /// The `track` of the latest request that became a stream of v1.1.
     pub last_track: Option<String>,
+    /// The query of the latest request that became a stream of v2, as it was sent.
+    pub last_query: Option<String>,
+    /// How often v2 gave a bearer, a new one or the same again.
+    pub tokens_given: u64,
 }
 
 /// The statistics as they grow, with the rows that the posts must become.

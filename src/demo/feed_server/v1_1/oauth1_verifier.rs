@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::{digest, hmac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-use super::refusal::Refusal;
+use super::super::refusal::Refusal;
 
 /// What RFC 5849 section 3.6 leaves unescaped.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -112,7 +112,7 @@ impl Claims {
 
 /// The nonces already used, so that a request that was overheard cannot be sent again (section 3.3).
 #[derive(Default)]
-pub(super) struct Nonces {
+pub(in super::super) struct Nonces {
     by_timestamp: BTreeMap<u64, HashSet<[u8; 32]>>,
     held: usize,
     /// Timestamps up to this one were forgotten for want of room, so none of them can be admitted any more.

@@ -611,6 +611,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_v2_is_never_silent_for_longer_than_x_promises() {
+        let v2 = Dialect::V2 { app: String::new(), fields: Fields::default() };
+        let v1_1 = Dialect::V1_1 { delimited: false };
+        let [short, long] = [5, 30].map(Duration::from_secs);
+        assert_eq!([v2.keep_alive(short), v2.keep_alive(long)], [short, Duration::from_secs(20)]);
+        assert_eq!([v1_1.keep_alive(short), v1_1.keep_alive(long)], [short, long]);
+    }
+
+    #[test]
     fn an_over_long_record_has_the_length_asked_for_and_is_json() {
         let account = Account::generated(&mut fastrand::Rng::with_seed(1));
         let mut stream = Stream::new(&account, Dialect::V1_1 { delimited: false });

@@ -21,7 +21,8 @@ pub enum Fault {
     /// Answers 401 with a body that quotes the received Authorization header, as some proxies do: a reader that
     /// logs bodies would then log a credential.
     EchoCredentials,
-    /// Closes the socket, without ending the body, after this many more posts.
+    /// Closes the socket, without ending the body, after this many more posts. Over HTTP/2 what flow control still
+    /// holds back, of more than some kilobytes at once, is lost with it, though it was counted.
     DropAfter {
         /// Posts sent in full before.
         posts: u64,

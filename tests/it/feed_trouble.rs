@@ -4,28 +4,11 @@
 use axum::http::{HeaderMap, StatusCode};
 use twitterstream::demo::feed_server::{Fault, Refusal, Revocation, When};
 
-use crate::support::{Ended, Stage, generated};
+use crate::support::{Stage, assert_rows, generated};
 
 fn status(code: u16, body: &str) -> Fault {
     let code = StatusCode::from_u16(code).unwrap();
     Fault::Status { code, headers: HeaderMap::new(), body_template: body.to_owned() }
-}
-
-/// Asserts that the table holds just what the feed delivered.
-fn assert_complete(stage: &Stage, ended: &Ended) {
-    assert_eq!(ended.code, Some(0));
-    let mut rows: Vec<_> =
-        stage.rows().into_iter().map(|[user, _, text, id]| [user, text, id]).collect();
-    let mut expected: Vec<_> = stage
-        .world
-        .feed
-        .expected_rows()
-        .into_iter()
-        .map(|row| [row.user, row.text, row.id])
-        .collect();
-    rows.sort();
-    expected.sort();
-    assert_eq!(rows, expected);
 }
 
 #[tokio::test]
@@ -63,10 +46,9 @@ async fn each_refusal_has_its_class_of_wait() {
         stage.world.feed.inject(status(code, "no\nforged line"), When::Each);
         let mut run = stage.start(&[]);
         let event = run.message("the stream is closed; it will be opened again").await;
-        assert_eq!(
-            (&event["class"], event["wait_seconds"].as_f64()),
-            (&class.into(), Some(seconds))
-        );
+        assert_eq!(event["class"], class);
+        let wait = event["wait_seconds"].as_f64().unwrap();
+        assert!((seconds..=seconds * 1.25).contains(&wait), "{wait}");
         assert!(event["reason"].as_str().unwrap().contains("no\\nforged line"), "{event}");
         assert_eq!(run.stop().await.code, Some(0));
     }
@@ -113,7 +95,7 @@ async fn no_post_is_lost_or_doubled_over_dropped_ended_and_announced_disconnects
     let counts = run.posts_read(400).await;
     assert_eq!(counts["posts_read"], 400);
     let ended = run.stop().await;
-    assert_complete(&stage, &ended);
+    assert_rows(&stage, &ended);
     assert_eq!(ended.events("the feed is about to disconnect").len(), 1);
     assert!(stage.world.feed.statistics().connects >= 5);
 }
@@ -128,7 +110,7 @@ async fn garbage_and_over_long_records_are_counted_and_the_rest_flows_on() {
     let over_long = "a record is longer than any post and is skipped; do its records end in CRLF?";
     run.message(over_long).await;
     let ended = run.stop().await;
-    assert_complete(&stage, &ended);
+    assert_rows(&stage, &ended);
     let counts = ended.events("stopped").pop().unwrap();
     assert_eq!(counts["over_long"], 1);
     assert!(

@@ -5,6 +5,7 @@
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
+//! - `x_v2`: the X API v2, with a token, rules and one stream.
 //! - `rotation`: new credentials are found, proven and taken over without losing a post.
 //! - `stop`: what is accepted is written, or reported.
 //! - `package`: what ships.
@@ -30,3 +31,4 @@ mod rotation;
 mod start;
 mod stop;
 mod support;
+mod x_v2;

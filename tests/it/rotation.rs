@@ -13,7 +13,7 @@ use twitterstream::demo::local_aws::{Effect, Fault, Service};
 use twitterstream::demo::main_job::{self, Rotations, Until};
 use twitterstream::demo::world::{ROTATION_QUEUE, SECRETS};
 
-use crate::support::{Ended, Run, Stage, generated, own, program};
+use crate::support::{Ended, Run, Stage, assert_rows, generated, own, program};
 
 const ROTATED: &str = "rotated: a new set of credentials is in use";
 const AWAY: &str = "the credentials cannot be refreshed; the set in use serves on";
@@ -45,15 +45,7 @@ async fn assert_nothing_lost(stage: &Stage, mut run: Run<'_>) -> Ended {
     stage.world.feed.end_posts().await;
     run.caught_up(&stage.world.feed).await;
     let ended = run.stop().await;
-    assert_eq!(ended.code, Some(0));
-    let mut rows: Vec<_> =
-        stage.rows().into_iter().map(|[user, _, text, id]| [user, text, id]).collect();
-    let expected = stage.world.feed.expected_rows().into_iter();
-    let mut expected: Vec<_> = expected.map(|row| [row.user, row.text, row.id]).collect();
-    rows.sort();
-    expected.sort();
-    assert!(!expected.is_empty());
-    assert_eq!(rows, expected);
+    assert_rows(stage, &ended);
     ended
 }
 

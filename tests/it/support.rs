@@ -74,6 +74,11 @@ impl Stage {
         &self.account.access_token
     }
 
+    /// The feed's account.
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The rotation of the feed's keys.
     pub fn keys(&self) -> KeyRotation {
         KeyRotation::new(self.account.clone(), fastrand::Rng::new())
@@ -203,7 +208,9 @@ impl Run<'_> {
         while let Some(line) = self.lines.recv().await {
             self.log.push(line);
         }
-        assert_no_secret(&self.log, &self.stage.secrets.lock().unwrap());
+        let mut secrets = self.stage.secrets.lock().unwrap().clone();
+        secrets.extend(self.stage.world.feed.bearers());
+        assert_no_secret(&self.log, &secrets);
         Ended { code: status.unwrap().code(), log: self.log }
     }
 }
@@ -226,6 +233,19 @@ impl Ended {
             assert!(last.contains(word), "{word:?} is not in {last:?}");
         }
     }
+}
+
+/// Asserts that the table holds just what the feed has delivered, to the letter.
+pub fn assert_rows(stage: &Stage, ended: &Ended) {
+    assert_eq!(ended.code, Some(0), "{}", own(&ended.log));
+    let mut rows: Vec<_> =
+        stage.rows().into_iter().map(|[user, _, text, id]| [user, text, id]).collect();
+    let expected = stage.world.feed.expected_rows().into_iter();
+    let mut expected: Vec<_> = expected.map(|row| [row.user, row.text, row.id]).collect();
+    rows.sort();
+    expected.sort();
+    assert!(!expected.is_empty());
+    assert_eq!(rows, expected);
 }
 
 /// Everything that was written, also by libraries at TRACE, holds no value in any encoding.

@@ -7,10 +7,12 @@
 //! - `feed_trouble`: what a feed can do wrong.
 //! - `rotation`: new credentials are found, proven and taken over without losing a post.
 //! - `stop`: what is accepted is written, or reported.
+//! - `hardening`: what the worker does to itself first, what it says of it, and of a panic.
+//! - `footprint`: it starts no process and writes no file, and no secret is in an argument of either.
 //! - `package`: what ships.
 //!
 //! `support` starts the worker in a world and reads its log. Every run is logged at TRACE, and a
-//! secret in the log fails the test.
+//! secret in the log fails the test. `strace` is for the tests of what the worker asks of the kernel.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,6 +23,8 @@
 
 mod feed_server;
 mod feed_trouble;
+mod footprint;
+mod hardening;
 mod local_aws;
 mod local_aws_sqs;
 mod main_job;
@@ -28,4 +32,5 @@ mod package;
 mod rotation;
 mod start;
 mod stop;
+mod strace;
 mod support;

@@ -9,6 +9,7 @@
 //! - `stop`: what is accepted is written, or reported.
 //! - `hardening`: what the worker does to itself first, what it says of it, and of a panic.
 //! - `footprint`: it starts no process and writes no file, and no secret is in an argument of either.
+//! - `neighbour`: what a process of the same user can have of it.
 //! - `package`: what ships.
 //!
 //! `support` starts the worker in a world and reads its log. Every run is logged at TRACE, and a
@@ -28,6 +29,7 @@ mod hardening;
 mod local_aws;
 mod local_aws_sqs;
 mod main_job;
+mod neighbour;
 mod package;
 mod rotation;
 mod start;

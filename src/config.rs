@@ -1,7 +1,8 @@
 //! The environment, read once: every variable is checked and every fault reported together.
 //!
-//! No variable holds a secret, but an operator may put one into the wrong variable. So a fault
-//! names the variable and what was expected there, and never repeats the value.
+//! No variable holds a secret, and those that would are refused. But an operator may put one into
+//! the wrong variable. So a fault names the variable and what was expected there, and never repeats
+//! the value.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -45,7 +45,7 @@ impl Place {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         chown(directory.path(), Some(USER), Some(USER)).unwrap();
         let worker = directory.path().join("worker");
-        fs::copy(program(), &worker).unwrap();
+        copy(program(), &worker);
         let place = Self { directory, worker };
         match place.as_user(&place.worker).arg("--version").output() {
             Ok(output) if output.status.success() => Some(place),
@@ -69,7 +69,7 @@ impl Place {
     /// What the neighbour could have.
     fn look(&self, target: &str) -> Vec<(String, String)> {
         let neighbour = self.directory.path().join("neighbour");
-        fs::copy(std::env::current_exe().unwrap(), &neighbour).unwrap();
+        copy(&std::env::current_exe().unwrap(), &neighbour);
         let mut command = self.as_user(&neighbour);
         command.args(["--exact", "neighbour::looks", "--ignored", "--nocapture"]);
         let output = command.env(TARGET, target).output().unwrap();
@@ -93,6 +93,13 @@ impl Place {
         command.uid(USER).gid(USER).current_dir(self.directory.path());
         stage.run(command)
     }
+}
+
+/// Copies a program, in a process of its own: a test beside this one could start a process while the
+/// copy is open for writing here, which would hold it open, and the copy could not be started.
+fn copy(from: &Path, to: &Path) {
+    let mut install = Command::new("install");
+    assert!(install.args(["-m", "755"]).args([from, to]).status().unwrap().success());
 }
 
 /// A script that starts its arguments with as much room for a core file as may be had.

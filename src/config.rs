@@ -1,7 +1,8 @@
 //! The environment, read once: every variable is checked and every fault reported together.
 //!
-//! No variable holds a secret, but an operator may put one into the wrong variable. So a fault
-//! names the variable and what was expected there, and never repeats the value.
+//! No variable holds a secret, and those that would are refused. But an operator may put one into
+//! the wrong variable. So a fault names the variable and what was expected there, and never repeats
+//! the value.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -81,6 +82,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `RUST_LOG`: the directives of the log filter.
     pub log_filter: String,
+    /// Variables that the audit would refuse, and that `ALLOW_ENVIRONMENT` lets through.
+    pub let_through: Vec<&'static str>,
     /// Variables that are set and that this version does not act on.
     pub unheeded: Vec<&'static str>,
 }
@@ -109,7 +112,47 @@ impl fmt::Display for Faults {
 }
 
 /// Variables of later versions. Whoever sets one is told that it changes nothing yet.
-const UNHEEDED: [&str; 4] = ["SPOOL_DIR", "SPOOL_BYTES", "ALLOW_ENVIRONMENT", "METRICS_NAMESPACE"];
+const UNHEEDED: [&str; 3] = ["SPOOL_DIR", "SPOOL_BYTES", "METRICS_NAMESPACE"];
+
+/// Why a variable has no place in the environment.
+#[derive(Clone, Copy)]
+enum Objection {
+    /// It is how ECS hands over the value of a secret; the variable names where that is kept.
+    Injected(&'static str),
+    /// It makes the AWS SDK log what Secrets Manager answers.
+    LogsBodies,
+    /// It is a secret of AWS, and the task role makes it unnecessary. Who works on the worker
+    /// elsewhere has no task role.
+    KeyOnFargate,
+}
+
+/// The variables that the audit of the environment looks for. The last two are those from which the
+/// SDK's environment provider takes a secret key (`aws_config::environment::credentials`).
+const AUDITED: [(&str, Objection); 7] = [
+    ("CONSUMERKEY", Objection::Injected("CONSUMERKEY_SECRET")),
+    ("CONSUMERSECRETKEY", Objection::Injected("CONSUMERSECRETKEY_SECRET")),
+    ("ACCESSTOKEN", Objection::Injected("ACCESSTOKEN_SECRET")),
+    ("ACCESSTOKENSECRET", Objection::Injected("ACCESSTOKENSECRET_SECRET")),
+    ("LOG_SENSITIVE_BODIES", Objection::LogsBodies),
+    ("AWS_SECRET_ACCESS_KEY", Objection::KeyOnFargate),
+    ("SECRET_ACCESS_KEY", Objection::KeyOnFargate),
+];
+
+impl Objection {
+    fn expectation(self) -> String {
+        match self {
+            Self::Injected(reference) => format!(
+                "it not to be set: take it out of the container definition's `secrets` (or \
+                 `environment`); the worker itself fetches the value with the task role, and \
+                 {reference} names where it is kept"
+            ),
+            Self::LogsBodies => "it not to be set: the AWS SDK would log secret values".to_owned(),
+            Self::KeyOnFargate => "it not to be set on Fargate: take it and its access key id out \
+                                   of the container definition; the task role is enough"
+                .to_owned(),
+        }
+    }
+}
 
 impl Config {
     /// Reads the environment.
@@ -167,10 +210,7 @@ impl Config {
             _ => None,
         });
         let log_filter = reader.parse("RUST_LOG", "info", LOG_FILTER, log_filter);
-        reader.refuse(
-            "LOG_SENSITIVE_BODIES",
-            "it not to be set: the AWS SDK would log secret values",
-        );
+        let let_through = reader.audit();
         let unheeded = UNHEEDED.into_iter().filter(|name| reader.text(name).is_some()).collect();
         match (
             dialect,
@@ -216,6 +256,7 @@ impl Config {
                 hardening,
                 log_format,
                 log_filter,
+                let_through,
                 unheeded,
             }),
             _ => Err(Faults(reader.faults)),
@@ -297,10 +338,28 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
         parsed
     }
 
-    fn refuse(&mut self, variable: &'static str, expectation: &str) {
-        if self.environment.variable(variable).is_some() {
-            self.fault(variable, expectation);
+    /// Refuses the [`AUDITED`] variables that are set, and returns those that `ALLOW_ENVIRONMENT`
+    /// lets through. To be set is enough: ECS injects an empty secret as an empty variable.
+    fn audit(&mut self) -> Vec<&'static str> {
+        let allowed = self.text("ALLOW_ENVIRONMENT").unwrap_or_default();
+        let mut allowed: Vec<_> = allowed.split(',').map(str::trim).collect();
+        allowed.retain(|name| !name.is_empty());
+        let is_set = |name| self.environment.variable(name).is_some();
+        let on_fargate = is_set("ECS_CONTAINER_METADATA_URI_V4")
+            || self.environment.variable("AWS_EXECUTION_ENV") == Some(Ok("AWS_ECS_FARGATE".into()));
+        let found = AUDITED.into_iter().filter(|(name, objection)| {
+            is_set(*name) && (on_fargate || !matches!(objection, Objection::KeyOnFargate))
+        });
+        let (let_through, refused): (Vec<_>, Vec<_>) =
+            found.partition(|(name, _)| allowed.contains(name));
+        for (name, objection) in refused {
+            self.fault(name, objection.expectation());
         }
+        let known = AUDITED.map(|(name, _)| name);
+        if allowed.iter().any(|name| !known.contains(name)) {
+            self.fault("ALLOW_ENVIRONMENT", format!("some of {}, by comma", known.join(",")));
+        }
+        let_through.into_iter().map(|(name, _)| name).collect()
     }
 
     fn dialect(&mut self) -> Option<Dialect> {
@@ -391,6 +450,7 @@ mod tests {
     use super::*;
 
     const FEED: (&str, &str) = ("FEED", "twitter-v1.1");
+    const FARGATE: (&str, &str) = ("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE");
 
     fn faulty(environment: &(impl Environment + ?Sized)) -> Vec<&'static str> {
         let faults = Config::read(environment).unwrap_err();
@@ -437,10 +497,19 @@ mod tests {
             ("HARDENING", "no"),
             ("LOG_FORMAT", "xml"),
             ("RUST_LOG", "twitterstream=LOUD"),
+            ("CONSUMERKEY", ""),
+            ("CONSUMERSECRETKEY", "x"),
+            ("ACCESSTOKEN", "x"),
+            ("ACCESSTOKENSECRET", "x"),
             ("LOG_SENSITIVE_BODIES", "true"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("SECRET_ACCESS_KEY", "x"),
+            ("ALLOW_ENVIRONMENT", "CONSUMER_KEY"),
         ];
-        let mut found = faulty(&environment);
-        let mut expected: Vec<_> = environment.iter().map(|(name, _)| *name).collect();
+        let environment = [environment.as_slice(), &[FARGATE]].concat();
+        let mut found = faulty(environment.as_slice());
+        let faults = environment.iter().filter(|variable| **variable != FARGATE);
+        let mut expected: Vec<_> = faults.map(|(name, _)| *name).collect();
         found.sort_unstable();
         expected.sort_unstable();
         assert_eq!(found, expected);
@@ -448,7 +517,7 @@ mod tests {
 
     #[test]
     fn no_fault_repeats_a_value() {
-        const NAMES: [&str; 19] = [
+        const NAMES: [&str; 27] = [
             "BACKFILL_MINUTES",
             "PARTITION",
             "CONNECT_BUDGET",
@@ -468,11 +537,19 @@ mod tests {
             "LOG_FORMAT",
             "RUST_LOG",
             "ROTATION_POLL",
+            "CONSUMERKEY",
+            "CONSUMERSECRETKEY",
+            "ACCESSTOKEN",
+            "ACCESSTOKENSECRET",
+            "LOG_SENSITIVE_BODIES",
+            "AWS_SECRET_ACCESS_KEY",
+            "ECS_CONTAINER_METADATA_URI_V4",
+            "ALLOW_ENVIRONMENT",
         ];
         let value = "MARKER //=,[ MARKER that is longer than a phrase may be, by far: MARKER";
         let environment = NAMES.map(|name| (name, value));
         let error = Config::read(&environment).unwrap_err();
-        assert!(error.0.len() >= 17, "{error}");
+        assert!(error.0.len() >= 24, "{error}");
         assert!(!format!("{error} {error:?}").contains("MARKER"), "{error}");
     }
 
@@ -504,6 +581,76 @@ mod tests {
             }
         }
         assert_eq!(faulty(&NotText), ["FILTER"]);
+    }
+
+    #[test]
+    fn a_secret_in_the_environment_is_refused_and_the_report_says_what_to_change() {
+        for (name, words) in [
+            ("CONSUMERKEY", ["`secrets`", "task role", "CONSUMERKEY_SECRET names"]),
+            ("CONSUMERSECRETKEY", ["`secrets`", "task role", "CONSUMERSECRETKEY_SECRET names"]),
+            ("ACCESSTOKEN", ["`secrets`", "task role", "ACCESSTOKEN_SECRET names"]),
+            ("ACCESSTOKENSECRET", ["`secrets`", "task role", "ACCESSTOKENSECRET_SECRET names"]),
+            ("LOG_SENSITIVE_BODIES", ["not to be set", "SDK", "would log secret values"]),
+        ] {
+            for value in ["MARKER", ""] {
+                let faults = Config::read(&[FEED, (name, value)]).unwrap_err();
+                let [Fault { variable, expectation }] = faults.0.as_slice() else {
+                    panic!("{faults}")
+                };
+                assert_eq!(*variable, name);
+                assert!(words.iter().all(|word| expectation.contains(word)), "{expectation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_not_unicode_is_refused_as_well() {
+        struct NotText;
+        impl Environment for NotText {
+            fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
+                match name {
+                    "FEED" => Some(Ok("twitter-v1.1".to_owned())),
+                    "ACCESSTOKEN" => Some(Err(NotUnicode)),
+                    _ => None,
+                }
+            }
+        }
+        assert_eq!(faulty(&NotText), ["ACCESSTOKEN"]);
+    }
+
+    #[test]
+    fn a_secret_key_of_aws_is_refused_on_fargate_alone() {
+        for name in ["AWS_SECRET_ACCESS_KEY", "SECRET_ACCESS_KEY"] {
+            let key = (name, "MARKER");
+            assert!(Config::read(&[FEED, key]).is_ok());
+            assert!(Config::read(&[FEED, key, ("AWS_EXECUTION_ENV", "AWS_ECS_EC2")]).is_ok());
+            for mark in [FARGATE, ("ECS_CONTAINER_METADATA_URI_V4", "http://169.254.170.2/v4/x")] {
+                assert_eq!(faulty(&[FEED, key, mark]), [name]);
+            }
+        }
+    }
+
+    #[test]
+    fn allow_environment_lets_through_what_it_names_and_nothing_else() {
+        let allow = ("ALLOW_ENVIRONMENT", "AWS_SECRET_ACCESS_KEY, ACCESSTOKEN");
+        let key = ("AWS_SECRET_ACCESS_KEY", "x");
+        let config = Config::read(&[FEED, FARGATE, allow, key, ("ACCESSTOKEN", "")]).unwrap();
+        assert_eq!(config.let_through, ["ACCESSTOKEN", "AWS_SECRET_ACCESS_KEY"]);
+        // What is not set, or would not be refused, is not let through.
+        assert_eq!(Config::read(&[FEED, allow, key]).unwrap().let_through, [""; 0]);
+        let other = ("ACCESSTOKENSECRET", "x");
+        assert_eq!(faulty(&[FEED, allow, ("ACCESSTOKEN", "x"), other]), ["ACCESSTOKENSECRET"]);
+    }
+
+    #[test]
+    fn a_name_in_allow_environment_that_the_audit_does_not_know_is_a_fault() {
+        for names in ["ACCESS_TOKEN", "accesstoken", "ACCESSTOKEN,MARKER", "ACCESSTOKEN;X"] {
+            let environment = [FEED, ("ALLOW_ENVIRONMENT", names)];
+            assert_eq!(faulty(&environment), ["ALLOW_ENVIRONMENT"], "{names}");
+            let report = Config::read(&environment).unwrap_err().to_string();
+            assert!(report.contains("CONSUMERKEY,") && report.contains(",SECRET_ACCESS_KEY"));
+            assert!(!report.contains("MARKER"), "{report}");
+        }
     }
 
     #[test]

@@ -49,12 +49,7 @@ impl Environment for ProcessEnvironment {
 #[must_use]
 pub fn main() -> ExitCode {
     let hardened = process::harden();
-    std::panic::set_hook(Box::new(|panic| {
-        // The payload may quote anything; the place is enough to find the bug.
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        say(&format!("twitterstream: a bug: panic at {place}"));
-        std::process::exit(BUG);
-    }));
+    process::end_on_panic(BUG);
     match std::env::args_os().nth(1).as_deref().map(std::ffi::OsStr::to_str) {
         None => {}
         Some(Some("--help" | "-h")) => {
@@ -85,7 +80,7 @@ pub fn main() -> ExitCode {
     // Nothing has set one before.
     let log = telemetry::subscriber(config.log_format, &config.log_filter, writer);
     let _ = tracing::subscriber::set_global_default(log);
-    let code = run_to_end(&config, hardened);
+    let code = run_to_end(&config, &hardened);
     if dropped.dropped_lines() > 0 {
         say(&format!("twitterstream: {} lines of the log were dropped", dropped.dropped_lines()));
     }
@@ -93,9 +88,14 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run_to_end(config: &Config, hardened: process::Level) -> u8 {
+fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
     if !hardened.is_full() && config.hardening == Hardening::Required {
-        tracing::error!(?hardened, "the process could not be hardened, and HARDENING=required");
+        let error = format!(
+            "the kernel refused {}, and HARDENING=required; no secret was asked for. Run it where \
+             the seccomp profile lets these calls pass, or set HARDENING=best-effort",
+            hardened.refused()
+        );
+        tracing::error!(error, "ending");
         return UNAVAILABLE;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -111,18 +111,22 @@ fn run_to_end(config: &Config, hardened: process::Level) -> u8 {
     code
 }
 
-async fn run(config: &Config, hardened: process::Level) -> u8 {
+async fn run(config: &Config, hardened: &process::Level) -> u8 {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         feed = config.dialect.name(),
         feed_url = %config.feed_url,
         table = config.table,
         filter = config.filter.track(),
-        ?hardened,
+        hardening = %hardened,
         "starting",
     );
     if !hardened.is_full() {
-        tracing::warn!(?hardened, "the kernel refused a part of the hardening");
+        tracing::warn!(refused = hardened.refused(), "the kernel refused a part of the hardening");
+    }
+    if !config.let_through.is_empty() {
+        let variables = config.let_through.join(", ");
+        tracing::warn!(variables, "ALLOW_ENVIRONMENT lets through what should not be set");
     }
     if !config.unheeded.is_empty() {
         tracing::warn!(variables = ?config.unheeded, "set, and without effect in this version");

@@ -176,10 +176,22 @@ impl Task {
         aws: &LocalAws,
         log: &mpsc::UnboundedSender<String>,
     ) -> Result<Self, Error> {
-        let mut command = Self::command(definition, program, overrides, aws)?;
-        let mut child = command
-            .spawn()
-            .map_err(|source| Error::Start { program: program.display().to_string(), source })?;
+        Self::spawn(Self::command(definition, program, overrides, aws)?, definition, log)
+    }
+
+    /// Starts what [`Self::command`] made, perhaps changed.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn spawn(
+        mut command: Command,
+        definition: &TaskDefinition,
+        log: &mpsc::UnboundedSender<String>,
+    ) -> Result<Self, Error> {
+        let mut child = command.spawn().map_err(|source| Error::Start {
+            program: command.as_std().get_program().display().to_string(),
+            source,
+        })?;
         forward(child.stdout.take(), log.clone());
         forward(child.stderr.take(), log.clone());
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);

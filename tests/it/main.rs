@@ -8,10 +8,13 @@
 //! - `x_v2`: the X API v2, with a token, rules and one stream.
 //! - `rotation`: new credentials are found, proven and taken over without losing a post.
 //! - `stop`: what is accepted is written, or reported.
+//! - `hardening`: what the worker does to itself first, what it says of it, and of a panic.
+//! - `footprint`: it starts no process and writes no file, and no secret is in an argument of either.
+//! - `neighbour`: what a process of the same user can have of it.
 //! - `package`: what ships.
 //!
 //! `support` starts the worker in a world and reads its log. Every run is logged at TRACE, and a
-//! secret in the log fails the test.
+//! secret in the log fails the test. `strace` is for the tests of what the worker asks of the kernel.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,12 +26,16 @@
 mod feed_server;
 mod feed_server_v2;
 mod feed_trouble;
+mod footprint;
+mod hardening;
 mod local_aws;
 mod local_aws_sqs;
 mod main_job;
+mod neighbour;
 mod package;
 mod rotation;
 mod start;
 mod stop;
+mod strace;
 mod support;
 mod x_v2;

@@ -44,6 +44,32 @@ async fn every_fault_of_the_configuration_is_named_at_once_with_exit_64() {
 }
 
 #[tokio::test]
+async fn a_secret_in_the_environment_stops_it_and_is_let_through_with_a_warning_where_that_is_allowed()
+ {
+    let stage = stage().await;
+    stage.hide("MARKER");
+    let variables = [("CONSUMERKEY", "MARKER"), ("ACCESSTOKEN", "")];
+    let key = ("AWS_SECRET_ACCESS_KEY", "MARKER");
+    // The task has the marks of Fargate.
+    ended(&stage, &[variables[0], variables[1], key])
+        .await
+        .assert_says(64, &["3 fault(s)", "CONSUMERKEY:", "ACCESSTOKEN:", "AWS_SECRET_ACCESS_KEY:"]);
+    assert!(stage.world.aws.audit().is_empty());
+
+    let allow = ("ALLOW_ENVIRONMENT", "CONSUMERKEY,ACCESSTOKEN,LOG_SENSITIVE_BODIES");
+    for _ in 0..2 {
+        let mut run = stage.start(&[variables[0], variables[1], allow]);
+        run.message("the stream is open").await;
+        let ended = run.stop().await;
+        assert_eq!(ended.code, Some(0));
+        let warnings = ended.events("ALLOW_ENVIRONMENT lets through what should not be set");
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(warnings[0]["variables"], "CONSUMERKEY, ACCESSTOKEN");
+        assert_eq!(warnings[0]["level"], "WARN");
+    }
+}
+
+#[tokio::test]
 async fn arguments_are_help_and_version_and_no_other() {
     let version = concat!("twitterstream ", env!("CARGO_PKG_VERSION"), "\n").to_owned();
     assert_eq!(alone(&[], &["--version"]).await, (Some(0), version, String::new()));

@@ -1,5 +1,6 @@
 //! A world, the real worker in it, and its log.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -7,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use rustix::process::Signal;
 use serde_json::Value;
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use twitterstream::demo::Clock;
@@ -98,13 +101,28 @@ impl Stage {
 
     /// Starts the worker. `variables` replace or add to those of the task definition.
     pub fn start(&self, variables: &[(&str, &str)]) -> Run<'_> {
-        let (sender, lines) = mpsc::unbounded_channel();
+        self.run(self.command(program(), variables))
+    }
+
+    /// What starts this program as the worker is started.
+    pub fn command(&self, program: &Path, variables: &[(&str, &str)]) -> Command {
         let feed_url = self.world.feed.url();
         let mut overrides = vec![("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
         overrides.extend_from_slice(variables);
         let World { aws, task_definition, .. } = &self.world;
-        let task = Task::start(task_definition, program(), &overrides, aws, &sender).unwrap();
+        Task::command(task_definition, program, &overrides, aws).unwrap()
+    }
+
+    /// Starts the worker with a command of one's own.
+    pub fn run(&self, command: Command) -> Run<'_> {
+        let (sender, lines) = mpsc::unbounded_channel();
+        let task = Task::spawn(command, &self.world.task_definition, &sender).unwrap();
         Run { stage: self, task, lines, log: Vec::new() }
+    }
+
+    /// The values that may be nowhere.
+    pub fn secrets(&self) -> Vec<String> {
+        self.secrets.lock().unwrap().clone()
     }
 
     /// The items of the worker's table, as user, date, text and id.
@@ -191,9 +209,14 @@ impl Run<'_> {
 
     /// Sends SIGHUP.
     pub fn hang_up(&self) {
+        self.send(Signal::HUP);
+    }
+
+    /// Sends a signal.
+    pub fn send(&self, signal: Signal) {
         let pid = self.task.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.and_then(rustix::process::Pid::from_raw).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Stops the task as ECS does, and checks the log.
@@ -251,15 +274,30 @@ pub fn assert_rows(stage: &Stage, ended: &Ended) {
 /// Everything that was written, also by libraries at TRACE, holds no value in any encoding.
 fn assert_no_secret(log: &[String], secrets: &[String]) {
     assert!(!secrets.is_empty(), "there is nothing to look for");
-    for secret in secrets {
+    let log: Vec<_> = log.iter().map(String::as_str).collect();
+    if let Some(line) = holding(&log, secrets).first() {
+        panic!("a secret is in the log: {line}");
+    }
+}
+
+/// The lines that hold one of the values, plain, percent-encoded or in base64.
+pub fn holding<'a>(lines: &[&'a str], secrets: &[String]) -> Vec<&'a str> {
+    let forms = secrets.iter().flat_map(|secret| {
         let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
         let base64 = aws_smithy_types::base64::encode(secret);
-        for form in [secret.as_str(), &percent, base64.trim_end_matches('=')] {
-            if let Some(line) = log.iter().find(|line| line.contains(form)) {
-                panic!("a secret is in the log: {line}");
-            }
-        }
-    }
+        [secret.clone(), percent, base64.trim_end_matches('=').to_owned()]
+    });
+    let forms: Vec<_> = forms.collect();
+    let holds = |line: &&&str| forms.iter().any(|form| line.contains(form));
+    lines.iter().filter(holds).copied().collect()
+}
+
+/// Says why a test is skipped. It is written past the harness, which hides what a test prints unless
+/// it fails.
+pub fn skipped(why: &str) {
+    let test = std::thread::current();
+    let line = format!("skipped: {why} ({})\n", test.name().unwrap_or_default());
+    io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// The last of the worker's own lines that are no posts, for a message.

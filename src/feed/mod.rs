@@ -300,15 +300,12 @@ impl Feed {
         if !self.spent {
             return;
         }
-        match self.read_budget.closed_for((self.clock)()) {
-            Some(wait) => {
-                self.streams.clear();
-                self.not_before = self.not_before.max(Instant::now() + wait);
-            }
-            None => {
-                self.spent = false;
-                tracing::info!("READ_BUDGET's period has turned: the stream is opened again");
-            }
+        if let Some(wait) = self.read_budget.closed_for((self.clock)()) {
+            self.streams.clear();
+            self.not_before = self.not_before.max(Instant::now() + wait);
+        } else {
+            self.spent = false;
+            tracing::info!("READ_BUDGET's period has turned: the stream is opened again");
         }
     }
 
@@ -397,15 +394,14 @@ impl Feed {
         let session = Arc::clone(session);
         let wire = || Arc::clone(&self.wire);
         let proof = if self.lasts() { wire().prove(Arc::clone(&session)) } else { None };
-        let answer: Pin<Box<dyn Future<Output = _> + Send>> = match proof {
-            Some(proof) => Box::pin(async { proof.await.map(|()| Good::Proof) }),
-            None => {
-                if let Some(budget) = &mut self.connect_budget {
-                    budget.make(now);
-                }
-                let stream = wire().open(Arc::clone(&session));
-                Box::pin(async { stream.await.map(Good::Stream) })
+        let answer: Pin<Box<dyn Future<Output = _> + Send>> = if let Some(proof) = proof {
+            Box::pin(async { proof.await.map(|()| Good::Proof) })
+        } else {
+            if let Some(budget) = &mut self.connect_budget {
+                budget.make(now);
             }
+            let stream = wire().open(Arc::clone(&session));
+            Box::pin(async { stream.await.map(Good::Stream) })
         };
         self.attempt = Some(Attempt { session, begun: now, answer });
     }

@@ -84,7 +84,7 @@ impl Stream {
                     Ok(())
                 }
                 _ if limit == stalled => Err(format!("the stream stalled: nothing for {stall:?}")),
-                _ => Err(format!("it had not ended long after another took over")),
+                _ => Err("it had not ended long after another took over".to_owned()),
             },
         }
     }

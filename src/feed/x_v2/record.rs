@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_post_gives_its_authors_name_its_date_and_its_whole_text() {
         let post = post(
-            r##"{"data":{"author_id":"7","created_at":"2026-11-22T10:00:00.000Z",
+            r#"{"data":{"author_id":"7","created_at":"2026-11-22T10:00:00.000Z",
                 "edit_history_tweet_ids":["1"],"id":"1","text":"short\u2026",
                 "entities":{"hashtags":[{"start":0,"end":1,"tag":"h"}],
                 "mentions":[{"username":"m","id":"9"}],
@@ -202,7 +202,7 @@ mod tests {
                 "note_tweet":{"text":"short and long","entities":{"hashtags":[{"tag":"n"}]}}},
                 "includes":{"users":[{"id":"8","name":"B","username":"b"},
                 {"id":"7","name":"A","username":"a"}]},
-                "matching_rules":[{"id":"1","tag":"twitterstream"}]}"##,
+                "matching_rules":[{"id":"1","tag":"twitterstream"}]}"#,
         );
         assert_eq!((&*post.id, &*post.user, &*post.date), ("1", "a", "2026-11-22T10:00:00.000Z"));
         assert_eq!(post.text, "short and long");

@@ -73,6 +73,15 @@ pub struct Candidate {
     fetched_in: Duration,
 }
 
+#[cfg(test)]
+impl Candidate {
+    /// A candidate that was found just now.
+    pub(crate) fn new(generation: Arc<Generation>, stage: &'static str, learnt: Reason) -> Self {
+        let (learnt_at, fetched_in) = (Instant::now(), Duration::ZERO);
+        Self { generation, stage, learnt, learnt_at, fetched_in }
+    }
+}
+
 /// What became of a set.
 #[derive(Debug)]
 pub enum Verdict {

@@ -18,6 +18,8 @@ pub mod message;
 pub mod oauth1;
 pub mod read_budget;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 mod stream;
 pub mod twitter_v1_1;
 pub mod x_v2;

@@ -294,6 +294,9 @@ fn secret(generation: &Generation, credential: Credential) -> Result<&SecretStri
     generation.secret(credential).ok_or_else(not_held)
 }
 
+/// Reads one record of the stream.
+pub(super) use self::record::read;
+
 impl Wire for XV2 {
     fn url(&self) -> &Url {
         &self.base
@@ -333,6 +336,6 @@ impl Wire for XV2 {
     }
 
     fn read<'a>(&self, record: &'a [u8]) -> Message<'a> {
-        record::read(record)
+        read(record)
     }
 }

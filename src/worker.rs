@@ -237,8 +237,7 @@ async fn accept(
     let Some(post) = feed.post(record) else {
         return;
     };
-    // What X has matched, it may have matched by a text that it did not send.
-    if !post.tagged && !filter.matches(&*post) {
+    if !post.matched_unseen && !filter.matches(&*post) {
         return;
     }
     let Post { user, date, text, id, .. } = *post;

@@ -85,8 +85,9 @@ pub struct Post<'a> {
     /// What is searched besides the text: links, hashtags, the names of mentioned users, and the text
     /// of a retweeted post, of which a retweet's own text is a shortened copy.
     pub also: Vec<Cow<'a, str>>,
-    /// The server says that a rule of this worker's own matches it.
-    pub tagged: bool,
+    /// A rule of this worker's own matches it, by a text of which the server has sent the beginning
+    /// alone.
+    pub matched_unseen: bool,
 }
 
 impl<'a> Message<'a> {
@@ -270,7 +271,7 @@ impl<'a> Record<'a> {
             );
         }
         also.extend(entities.into_iter().flat_map(Entities::texts));
-        Message::Post(Box::new(Post { id, user, date, text: shown, also, tagged: false }))
+        Message::Post(Box::new(Post { id, user, date, text: shown, also, matched_unseen: false }))
     }
 }
 

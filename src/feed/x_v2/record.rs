@@ -173,9 +173,11 @@ impl<'a> Data<'a> {
             also.extend(note.entities.into_iter().flat_map(Entities::texts));
             text = note.text.map_or(text, |Text(whole)| whole);
         }
+        // A retweet's own text is a shortened copy of what X has matched.
+        let matched_unseen = tagged && text.ends_with('…');
         // The table's key cannot hold an empty string.
         let whole = !id.is_empty() && !user.is_empty() && !date.is_empty();
-        whole.then_some(Post { id, user, date, text, also, tagged })
+        whole.then_some(Post { id, user, date, text, also, matched_unseen })
     }
 }
 
@@ -206,7 +208,7 @@ mod tests {
         );
         assert_eq!((&*post.id, &*post.user, &*post.date), ("1", "a", "2026-11-22T10:00:00.000Z"));
         assert_eq!(post.text, "short and long");
-        assert!(post.tagged);
+        assert!(!post.matched_unseen);
         let mut texts = Vec::new();
         post.any_text(|text| {
             texts.push(text.to_owned());
@@ -216,13 +218,27 @@ mod tests {
     }
 
     #[test]
-    fn a_post_of_anothers_rule_is_not_tagged_and_one_without_its_author_names_the_id() {
+    fn a_post_without_its_author_names_the_authors_id() {
         let post = post(
             r#"{"data":{"author_id":"7","created_at":"d","id":"1","text":"t"},
-                "errors":[{"title":"Not Found Error","resource_type":"user"}],
-                "matching_rules":[{"id":"1","tag":"twitterstream2"},{"id":"2"}]}"#,
+                "errors":[{"title":"Not Found Error","resource_type":"user"}]}"#,
         );
-        assert_eq!((post.tagged, &*post.user), (false, "7"));
+        assert_eq!(post.user, "7");
+    }
+
+    #[test]
+    fn only_of_a_shortened_text_is_the_servers_match_believed_and_only_by_our_own_rule() {
+        for (text, tag, believed) in [
+            ("RT @a: cut\u2026", "twitterstream", true),
+            ("RT @a: cut\u2026", "twitterstream2", false),
+            ("whole", "twitterstream", false),
+        ] {
+            let json = format!(
+                r#"{{"data":{{"author_id":"7","created_at":"d","id":"1","text":"{text}"}},
+                    "matching_rules":[{{"id":"1","tag":"{tag}"}},{{"id":"2"}}]}}"#
+            );
+            assert_eq!(post(&json).matched_unseen, believed, "{text} {tag}");
+        }
     }
 
     #[test]

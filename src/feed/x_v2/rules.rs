@@ -32,8 +32,7 @@ fn word(word: &str) -> String {
 /// The rules that there are.
 #[derive(Debug, Deserialize)]
 pub struct Rules {
-    #[serde(default)]
-    data: Vec<Rule>,
+    data: Option<Vec<Rule>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,16 +61,17 @@ impl Rules {
     /// What is missing, and what of ours is not wanted any more.
     pub fn change_to(&self, wanted: &[String]) -> Change {
         let is_ours = |rule: &&Rule| rule.tag.as_deref() == Some(TAG);
-        let there = |value: &String| self.data.iter().any(|rule| rule.value == *value);
+        let all = || self.data.iter().flatten();
+        let there = |value: &String| all().any(|rule| rule.value == *value);
         let removed =
-            || self.data.iter().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
+            || all().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
         Change {
             // A value may be there once, under whatever tag.
             add: wanted.iter().filter(|value| !there(value)).cloned().collect(),
             remove_ids: removed().map(|rule| rule.id.clone()).collect(),
             remove_values: removed().map(|rule| rule.value.clone()).collect(),
             kept: wanted.iter().filter(|value| there(value)).count(),
-            of_others: self.data.iter().filter(|rule| !is_ours(rule)).count(),
+            of_others: all().filter(|rule| !is_ours(rule)).count(),
         }
     }
 }
@@ -92,8 +92,7 @@ impl Change {
 /// X's answer to a change.
 #[derive(Debug, Deserialize)]
 pub struct Changed {
-    #[serde(default)]
-    errors: Vec<Problem>,
+    errors: Option<Vec<Problem>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,8 +101,7 @@ struct Problem {
     value: Option<String>,
     detail: Option<String>,
     message: Option<String>,
-    #[serde(default)]
-    details: Vec<String>,
+    details: Option<Vec<String>>,
 }
 
 impl Changed {
@@ -113,7 +111,7 @@ impl Changed {
             // Somebody has added it since we looked, or removed it.
             !matches!(problem.title.as_deref(), Some("DuplicateRule" | "Not Found Error"))
         };
-        let problems: Vec<String> = self.errors.iter().filter(serious).map(Problem::said).collect();
+        let problems: Vec<String> = self.errors.iter().flatten().filter(serious).map(Problem::said).collect();
         (!problems.is_empty()).then(|| problems.join("; "))
     }
 }
@@ -122,7 +120,7 @@ impl Problem {
     fn said(&self) -> String {
         let rule = self.value.iter().map(|value| format!("rule {value:?}"));
         let words = [&self.title, &self.detail, &self.message].into_iter().flatten().cloned();
-        rule.chain(words).chain(self.details.iter().cloned()).collect::<Vec<_>>().join(": ")
+        rule.chain(words).chain(self.details.iter().flatten().cloned()).collect::<Vec<_>>().join(": ")
     }
 }
 
@@ -172,7 +170,7 @@ mod tests {
         );
         assert_eq!(change.adding(), json!({ "add": [{ "value": "new", "tag": "twitterstream" }] }));
         assert_eq!(change.removing(), json!({ "delete": { "ids": ["2"] } }));
-        let none: Rules = serde_json::from_str(r#"{"meta":{}}"#).unwrap();
+        let none: Rules = serde_json::from_str(r#"{"data":null,"meta":{}}"#).unwrap();
         assert_eq!(none.change_to(&wanted).add, wanted);
     }
 

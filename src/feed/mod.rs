@@ -384,7 +384,7 @@ impl Feed {
             return;
         }
         let now = Instant::now();
-        if self.spent || self.begin_at().is_none_or(|begin_at| begin_at > now) {
+        if self.begin_at().is_none_or(|begin_at| begin_at > now) {
             return;
         }
         let offered = self.offer.as_ref().filter(|offer| offer.not_before <= now);

@@ -414,6 +414,22 @@ async fn when_the_stream_ends_under_new_keys_the_next_one_is_theirs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_offer_is_tried_at_once_when_the_stream_ends() {
+    for _ in 0..10 {
+        let end = End::Record { json: r#"{"disconnect":{"code":7}}"#, closes: true };
+        let mut script = vec![posts(300, end)];
+        script.extend(std::iter::repeat_n(refuse(Class::Http, true), 200));
+        let wire = Scripted::new(false, script);
+        let mut simulated = Simulated::new(&wire, LIMITS);
+        simulated.offer("2");
+        assert!(simulated.run(400 * SECOND).await.is_none());
+        // The offer's own next try is half a minute away by then, and the stream's five seconds.
+        let connects = wire.connects();
+        assert!(connects.iter().any(|at| (at - 300.0).abs() < 0.01), "{connects:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_storm_of_disconnects_loses_no_post_and_never_connects_more_than_documented() {
     for one_stream in [false, true] {
         // Two posts, and after a second the stream is cut, for as long as it takes.

@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn only_of_a_shortened_text_is_the_servers_match_believed_and_only_by_our_own_rule() {
         for (text, tag, believed) in [
-            ("RT @a: cut\u2026", "twitterstream", true),
-            ("RT @a: cut\u2026", "twitterstream2", false),
+            ("RT @a: cut…", "twitterstream", true),
+            ("RT @a: cut…", "twitterstream2", false),
             ("whole", "twitterstream", false),
         ] {
             let json = format!(

@@ -63,8 +63,7 @@ impl Rules {
         let is_ours = |rule: &&Rule| rule.tag.as_deref() == Some(TAG);
         let all = || self.data.iter().flatten();
         let there = |value: &String| all().any(|rule| rule.value == *value);
-        let removed =
-            || all().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
+        let removed = || all().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
         Change {
             // A value may be there once, under whatever tag.
             add: wanted.iter().filter(|value| !there(value)).cloned().collect(),
@@ -111,7 +110,8 @@ impl Changed {
             // Somebody has added it since we looked, or removed it.
             !matches!(problem.title.as_deref(), Some("DuplicateRule" | "Not Found Error"))
         };
-        let problems: Vec<String> = self.errors.iter().flatten().filter(serious).map(Problem::said).collect();
+        let problems: Vec<String> =
+            self.errors.iter().flatten().filter(serious).map(Problem::said).collect();
         (!problems.is_empty()).then(|| problems.join("; "))
     }
 }
@@ -120,7 +120,10 @@ impl Problem {
     fn said(&self) -> String {
         let rule = self.value.iter().map(|value| format!("rule {value:?}"));
         let words = [&self.title, &self.detail, &self.message].into_iter().flatten().cloned();
-        rule.chain(words).chain(self.details.iter().flatten().cloned()).collect::<Vec<_>>().join(": ")
+        rule.chain(words)
+            .chain(self.details.iter().flatten().cloned())
+            .collect::<Vec<_>>()
+            .join(": ")
     }
 }
 

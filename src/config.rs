@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use crate::credentials::{Credential, Reference};
 use crate::feed::x_v2::StreamOptions;
-use crate::feed::{Dialect, Limits, read_budget};
+use crate::feed::{Dialect, read_budget};
 use crate::filter::Filter;
 use crate::telemetry::LogFormat;
 
@@ -60,12 +60,12 @@ pub struct Config {
     pub references: Vec<(Credential, Reference)>,
     /// What the feed speaks: `FEED`.
     pub dialect: Dialect,
-    /// The stream's endpoint: `FEED_URL`.
+    /// The stream's endpoint, or for x-v2 the base of the API: `FEED_URL`.
     pub feed_url: Url,
-    /// What x-v2's stream is asked for besides: `BACKFILL_MINUTES`, `PARTITION`.
+    /// Of x-v2's stream: `BACKFILL_MINUTES`, `PARTITION`, `CONNECT_BUDGET`.
     pub stream_options: StreamOptions,
-    /// What the feed is to keep to: `CONNECT_BUDGET`, `READ_BUDGET`.
-    pub limits: Limits,
+    /// How many posts may be read: `READ_BUDGET`.
+    pub read_budget: read_budget::Limits,
     /// How often the staging labels are looked at: `ROTATION_POLL`.
     pub rotation_poll: Duration,
     /// The queue of the events that a label has moved: `ROTATION_QUEUE_URL`.
@@ -84,7 +84,7 @@ pub struct Config {
     pub log_filter: String,
     /// Variables that the audit would refuse, and that `ALLOW_ENVIRONMENT` lets through.
     pub let_through: Vec<&'static str>,
-    /// Variables that are set and that this version does not act on.
+    /// Variables that are set and that this version, or its dialect, does not act on.
     pub unheeded: Vec<&'static str>,
 }
 
@@ -177,14 +177,12 @@ impl Config {
             FEED_URL,
             safe_url,
         );
-        let stream_options = StreamOptions {
-            backfill_minutes: reader.optional("BACKFILL_MINUTES", BACKFILL, |text| {
-                text.parse().ok().filter(|minutes| (1..=5).contains(minutes))
-            }),
-            partition: reader.optional("PARTITION", PARTITION, |text| {
-                text.parse().ok().filter(|partition| *partition > 0)
-            }),
-        };
+        let backfill_minutes = reader.optional("BACKFILL_MINUTES", BACKFILL, |text| {
+            text.parse().ok().filter(|minutes| (1..=5).contains(minutes))
+        });
+        let partition = reader.optional("PARTITION", PARTITION, |text| {
+            text.parse().ok().filter(|partition| *partition > 0)
+        });
         let connects = reader.parse("CONNECT_BUDGET", "50", CONNECTS, |text| {
             text.parse().ok().filter(|connects| (1..=1000).contains(connects))
         });
@@ -211,7 +209,12 @@ impl Config {
         });
         let log_filter = reader.parse("RUST_LOG", "info", LOG_FILTER, log_filter);
         let let_through = reader.audit();
-        let unheeded = UNHEEDED.into_iter().filter(|name| reader.text(name).is_some()).collect();
+        let of_x_v2: &[&str] = match dialect {
+            Some(Dialect::TwitterV1_1) => &["BACKFILL_MINUTES", "PARTITION", "CONNECT_BUDGET"],
+            Some(Dialect::XV2) | None => &[],
+        };
+        let unheeded = UNHEEDED.iter().chain(of_x_v2).copied();
+        let unheeded = unheeded.filter(|name| reader.text(name).is_some()).collect();
         match (
             dialect,
             table,
@@ -246,8 +249,8 @@ impl Config {
                 references,
                 dialect,
                 feed_url,
-                stream_options,
-                limits: Limits { connects, posts: posts.unwrap_or_default() },
+                stream_options: StreamOptions { backfill_minutes, partition, connects },
+                read_budget: posts.unwrap_or_default(),
                 rotation_poll,
                 rotation_queue_url,
                 rotation_bridge,

@@ -129,7 +129,7 @@ async fn run(config: &Config, hardened: &process::Level) -> u8 {
         tracing::warn!(variables, "ALLOW_ENVIRONMENT lets through what should not be set");
     }
     if !config.unheeded.is_empty() {
-        tracing::warn!(variables = ?config.unheeded, "set, and without effect in this version");
+        tracing::warn!(variables = ?config.unheeded, "set, and without effect in this version or with this FEED");
     }
     let counts = Arc::new(Counts::default());
     let result = async {

@@ -89,7 +89,7 @@ pub async fn run(
     let (rotation, port, status) =
         Rotation::new(secrets, settings, Arc::clone(&generation), triggers);
     let wire = wire(config, Arc::clone(&clock)).map_err(WorkerError::Feed)?;
-    let feed = Feed::new(wire, config.limits, generation, port, Arc::clone(&counts), clock);
+    let feed = Feed::new(wire, config.read_budget, generation, port, Arc::clone(&counts), clock);
     // It ends with the feed, which holds the other end of its port, and the listening with it.
     tokio::spawn(rotation.run());
     if let Some(queue_url) = config.rotation_queue_url.clone() {

@@ -79,6 +79,22 @@ const SHORTEST_FRAGMENT: usize = 8;
 
 const REDACTED: &str = "[redacted]";
 
+/// The ways in which a value may be written in a text: as it is, percent-encoded for a form and as
+/// OAuth does it, and in base64 at each of the three places that it can have in a longer text, such as
+/// `key:secret`. Of base64 the letters are left out that hold bits of what stands beside the value.
+pub(crate) fn spellings(value: &str) -> [Zeroizing<String>; 6] {
+    let form = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+    let oauth = utf8_percent_encode(value, UNRESERVED).to_string();
+    let base64 = |before: usize| {
+        let mut longer = Zeroizing::new("\0".repeat(before));
+        longer.push_str(value);
+        let encoded = Zeroizing::new(aws_smithy_types::base64::encode(longer.as_bytes()));
+        let (first, last) = ((before * 8).div_ceil(6), longer.len() * 8 / 6);
+        encoded.get(first..last).unwrap_or_default().to_owned()
+    };
+    [value.to_owned(), form, oauth, base64(0), base64(1), base64(2)].map(Zeroizing::new)
+}
+
 /// Replaces a value in a text that a peer sent, as [`Generation::redact`] does.
 #[must_use]
 pub fn redact(text: &str, value: &SecretString) -> String {
@@ -88,15 +104,8 @@ pub fn redact(text: &str, value: &SecretString) -> String {
 /// Named place of `expose_secret`: a value is compared with a text that is about to be logged.
 fn redacted(text: &str, value: &SecretString) -> String {
     let value = value.expose_secret();
-    let form = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-    let oauth = utf8_percent_encode(value, UNRESERVED).to_string();
-    // Base64 of a longer text that contains the value shifts its letters; what can be found is the
-    // value encoded by itself. The padding may be missing.
-    let base64 = aws_smithy_types::base64::encode(value);
-    let encoded = [form, oauth, base64].map(Zeroizing::new);
-    let forms = encoded.iter().map(|form| form.trim_end_matches('='));
     let mut text = text.to_owned();
-    for form in std::iter::once(value).chain(forms).filter(|form| !form.is_empty()) {
+    for form in spellings(value).iter().map(|form| form.as_str()).filter(|form| !form.is_empty()) {
         text = text.replace(form, REDACTED);
         let fragment = (SHORTEST_FRAGMENT..form.len())
             .rev()
@@ -177,6 +186,12 @@ mod tests {
              TUFSS0VSLWtleS8rPX4q and MARKER-token-secret.",
         );
         assert_eq!(text, "[redacted] [redacted] [redacted] [redacted] and [redacted].");
+        // As HTTP Basic sends them, whatever the key's length.
+        for key in ["k", "ke", "key"] {
+            let pair = aws_smithy_types::base64::encode(format!("{key}:MARKER-token-secret"));
+            let text = generation().redact(&format!("Basic {pair}"));
+            assert!(text.contains("[redacted]") && text.len() < 28, "{text}");
+        }
         assert_eq!(generation().redact("MARKER-other"), "MARKER-other");
         assert_eq!(generation().redact("MARKER-token-secreT"), "MARKER-token-secreT");
     }

@@ -474,7 +474,8 @@ impl<V: Vault> Rotation<V> {
             let pending = labels.version_at(PENDING);
             pending.is_some() && pending != labels.version_at(CURRENT)
         }) && self.labels_moved_at.elapsed() < UNDER_WAY;
-        if under_way || self.current_refused || !self.refused.is_empty() {
+        let refused = self.refused.contains(&self.described(CURRENT));
+        if under_way || self.current_refused || refused {
             self.hurry();
         } else {
             self.haste = None;
@@ -683,6 +684,23 @@ mod tests {
         assert!(started.look_at(["a2", "b2"]).await.is_some());
         assert_eq!(started.look_at(["a1", "b1"]).await, None);
         assert_eq!(*started.vault.fetches.lock().unwrap(), ["a2", "b2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_rotation_that_a_refusal_brought_the_looks_are_those_of_the_poll() {
+        let mut started = start();
+        started.vault.move_to(["a2", "b2"]);
+        let refused = Verdict::Refused { generation: Arc::clone(&started.current) };
+        started.port.verdicts.send(refused).unwrap();
+        started.port.candidates.changed().await.unwrap();
+        let candidate = started.port.candidates.borrow_and_update().clone().unwrap();
+        let (generation, proven_in) = (Arc::clone(&candidate.generation), Duration::ZERO);
+        started.port.verdicts.send(Verdict::Accepted { generation, proven_in }).unwrap();
+        let before = started.vault.looks.load(Ordering::Relaxed);
+        // The poll is an hour.
+        sleep(Duration::from_hours(10)).await;
+        let looks = started.vault.looks.load(Ordering::Relaxed) - before;
+        assert!((9..=12).contains(&looks), "{looks}");
     }
 
     #[tokio::test]

@@ -215,23 +215,13 @@ fn distinct(mut findings: Vec<Finding>) -> Vec<Finding> {
 
 /// The ways in which a value can be written. Those that are the same are one.
 fn spellings(value: &str) -> Vec<(Encoding, Vec<u8>)> {
-    let mut spellings = vec![(Encoding::Plain, value.as_bytes().to_vec())];
-    let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-    let strict = percent_encoding::percent_encode(value.as_bytes(), crate::credentials::UNRESERVED);
-    let percent = [form, strict.to_string()].map(|text| (Encoding::Percent, text.into_bytes()));
-    let base64 = (0..3).map(|before| {
-        // The letters at the ends hold bits of what stands beside the value.
-        let mut longer = vec![0; before];
-        longer.extend_from_slice(value.as_bytes());
-        let encoded = aws_smithy_types::base64::encode(&longer);
-        let first = (before * 8).div_ceil(6);
-        let last = longer.len() * 8 / 6;
-        let own = encoded.as_bytes().get(first..last).unwrap_or_default();
-        (Encoding::Base64, own.to_vec())
-    });
-    for (encoding, bytes) in percent.into_iter().chain(base64) {
-        if !spellings.iter().any(|(_, known)| *known == bytes) {
-            spellings.push((encoding, bytes));
+    let [plain, form, oauth, base64 @ ..] = crate::credentials::spellings(value);
+    let percent = [form, oauth].map(|text| (Encoding::Percent, text));
+    let base64 = base64.map(|text| (Encoding::Base64, text));
+    let mut spellings = vec![(Encoding::Plain, plain.as_bytes().to_vec())];
+    for (encoding, text) in percent.into_iter().chain(base64) {
+        if !spellings.iter().any(|(_, known)| known == text.as_bytes()) {
+            spellings.push((encoding, text.as_bytes().to_vec()));
         }
     }
     spellings

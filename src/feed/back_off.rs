@@ -58,16 +58,25 @@ pub struct BackOff {
 }
 
 impl BackOff {
-    /// The wait after one more failure.
+    /// The wait after one more failure. A server that says how long it wants to be left alone is
+    /// believed; when it refuses again, for no less than the class's own wait.
     #[must_use]
-    pub const fn after(&mut self, class: Class) -> Duration {
+    pub fn after(&mut self, class: Class, reset: Option<Duration>) -> Duration {
         let failures = match class {
             Class::Network => &mut self.network,
             Class::Http => &mut self.http,
             Class::RateLimit => &mut self.rate_limit,
         };
         *failures = failures.saturating_add(1);
-        class.wait(*failures)
+        let wait = class.wait(*failures);
+        match reset {
+            Some(reset) if *failures == 1 => reset,
+            Some(reset) => reset.max(wait),
+            // The documented waits are the shortest ones. What goes wrong for many at once must not
+            // bring them all back at once.
+            None if class != Class::Network => wait.mul_f64(1.0 + 0.25 * fastrand::f64()),
+            None => wait,
+        }
     }
 
     /// A connection has proven itself: the next failure is a first one.
@@ -80,9 +89,14 @@ impl BackOff {
 mod tests {
     use super::*;
 
-    fn seconds(class: Class, count: usize) -> Vec<f64> {
-        let mut back_off = BackOff::default();
-        (0..count).map(|_| back_off.after(class).as_secs_f64()).collect()
+    /// The waits without what is random in them.
+    fn seconds(class: Class, count: u32) -> Vec<f64> {
+        (1..=count).map(|failures| class.wait(failures).as_secs_f64()).collect()
+    }
+
+    fn is_a_little_over(wait: Duration, seconds: u64) {
+        let least = Duration::from_secs(seconds);
+        assert!(wait >= least && wait <= least.mul_f64(1.25), "{wait:?} and not {least:?}");
     }
 
     #[test]
@@ -97,11 +111,20 @@ mod tests {
     #[test]
     fn only_a_success_begins_anew_and_no_class_is_forgotten_for_another() {
         let mut back_off = BackOff::default();
-        let _ = (back_off.after(Class::Http), back_off.after(Class::Network));
-        assert_eq!(back_off.after(Class::RateLimit), Duration::from_mins(1));
-        assert_eq!(back_off.after(Class::Http), Duration::from_secs(10));
-        assert_eq!(back_off.after(Class::Network), Duration::from_millis(250));
+        let _ = (back_off.after(Class::Http, None), back_off.after(Class::Network, None));
+        is_a_little_over(back_off.after(Class::RateLimit, None), 60);
+        is_a_little_over(back_off.after(Class::Http, None), 10);
+        assert_eq!(back_off.after(Class::Network, None), Duration::from_millis(250));
         back_off.reset();
-        assert_eq!(back_off.after(Class::Http), Duration::from_secs(5));
+        is_a_little_over(back_off.after(Class::Http, None), 5);
+    }
+
+    #[test]
+    fn a_servers_word_is_taken_once_and_after_that_only_for_longer_waits() {
+        let (mut back_off, second) = (BackOff::default(), Duration::from_secs(1));
+        assert_eq!(back_off.after(Class::RateLimit, Some(second)), second);
+        assert_eq!(back_off.after(Class::RateLimit, Some(second)), Duration::from_mins(2));
+        let hour = Duration::from_hours(1);
+        assert_eq!(back_off.after(Class::RateLimit, Some(hour)), hour);
     }
 }

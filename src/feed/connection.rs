@@ -39,8 +39,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("twitterstream/", env!("CARGO_PKG_VERSION")));
 
-/// How long one address may take to answer before the next one is tried.
-const ONE_ADDRESS: Duration = Duration::from_secs(10);
+/// How long connecting may take; the addresses of a name share it.
+const CONNECT: Duration = Duration::from_secs(20);
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,19 @@ pub enum ConnectionError {
     /// The request cannot be sent as it is.
     #[error("the request cannot be sent")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A request that got no answer.
+pub struct Unanswered {
+    /// Whether the server may have had it.
+    pub sent: bool,
+    reason: String,
+}
+
+impl From<Unanswered> for Failure {
+    fn from(Unanswered { reason, .. }: Unanswered) -> Self {
+        Self::Wait { class: Class::Network, refused: false, reset: None, reason }
+    }
 }
 
 /// Sends requests. Every connection looks its name up anew, and none is used twice.
@@ -75,7 +88,7 @@ impl Client {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(ONE_ADDRESS));
+        http.set_connect_timeout(Some(CONNECT));
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = https.enable_http1().wrap_connector(http);
         Ok(Self { requests: requests.map_err(FeedError::Client)?, connector })
@@ -85,13 +98,15 @@ impl Client {
     ///
     /// # Errors
     /// There was none in time.
-    pub async fn send(&self, request: reqwest::Request) -> Result<Response, Failure> {
-        let reason = match timeout(ANSWER, wipe::steps_of(self.exchange(request))).await {
-            Ok(Ok(response)) => return Ok(response),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => format!("no answer in {ANSWER:?}"),
-        };
-        Err(Failure::Wait { class: Class::Network, refused: false, reset: None, reason })
+    pub async fn send(&self, request: reqwest::Request) -> Result<Response, Unanswered> {
+        match timeout(ANSWER, wipe::steps_of(self.exchange(request))).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let sent = !matches!(error, ConnectionError::Connect(_));
+                Err(Unanswered { sent, reason: chain(&error) })
+            }
+            Err(_) => Err(Unanswered { sent: true, reason: format!("no answer in {ANSWER:?}") }),
+        }
     }
 
     async fn exchange(&self, request: reqwest::Request) -> Result<Response, ConnectionError> {

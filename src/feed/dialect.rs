@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::FeedError;
@@ -73,8 +73,8 @@ pub trait Wire: Send + Sync {
     /// Silence after which a stream counts as stalled.
     fn stall(&self) -> Duration;
 
-    /// Whether the server counts connects, so that they must stay within a budget.
-    fn counts_connects(&self) -> bool;
+    /// The first moment, not before `wanted`, at which the server lets one more stream be opened.
+    fn free_at(&self, wanted: Instant) -> Instant;
 
     /// Opens a stream.
     fn open(self: Arc<Self>, session: Arc<Session>) -> Held<Result<Response, Failure>>;
@@ -131,6 +131,12 @@ impl Refusal {
         Failure::Stop(FeedError::Refused { url, status, advice, text })
     }
 
+    /// The same, where `x-rate-limit-reset` is about something else.
+    #[must_use]
+    pub fn without_reset(self) -> Self {
+        Self { reset: None, ..self }
+    }
+
     /// It may heal. `refused` says that it is the credentials.
     #[must_use]
     pub fn wait(self, class: Class, refused: bool, meaning: &str) -> Failure {
@@ -170,7 +176,8 @@ async fn beginning(mut response: Response) -> String {
 /// `x-rate-limit-reset`: the moment, in seconds of Unix time, at which the server counts anew.
 fn reset(response: &Response, now: SystemTime) -> Option<Duration> {
     let header = response.headers().get("x-rate-limit-reset")?.to_str().ok()?;
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(header.trim().parse().ok()?);
+    let since_epoch = Duration::from_secs(header.trim().parse().ok()?);
+    let at = SystemTime::UNIX_EPOCH.checked_add(since_epoch)?;
     // The clocks may differ by a little, and the server's second has just begun.
     let wait = at.duration_since(now).unwrap_or_default() + Duration::from_secs(1);
     (wait <= LONGEST_RESET).then_some(wait)

@@ -1,8 +1,8 @@
 //! The stream: connected, read, and connected again for as long as the worker runs.
 //!
 //! [`Feed`] is the state machine: [`Feed::next`] moves it on, and where it waits the wait comes from
-//! [`back_off`] and [`connect_budget`]. What differs between feeds is behind [`dialect::Wire`]:
-//! [`twitter_v1_1`] with its signature in [`oauth1`], and [`x_v2`]. A [`session`] is credentials at
+//! [`back_off`]. What differs between feeds is behind [`dialect::Wire`]:
+//! [`twitter_v1_1`] with its signature in [`oauth1`], and [`x_v2`] with its [`connect_budget`]. A [`session`] is credentials at
 //! work, [`connection`] the way to the socket. Framing is in [`lines`], what a record says in
 //! [`message`]; `doubles` knows what two streams have both brought, and [`read_budget`] how many
 //! posts may be read.
@@ -36,7 +36,6 @@ use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use self::back_off::{BackOff, Class};
-use self::connect_budget::ConnectBudget;
 pub use self::dialect::Dialect;
 use self::dialect::{Failure, Wire};
 use self::doubles::Doubles;
@@ -61,7 +60,7 @@ const OVERLAP: Duration = Duration::from_mins(1);
 
 /// The first wait, and the longest, before refused credentials are tried again beside those in use:
 /// services accept new keys some time after they were made.
-const OFFER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const OFFER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(320));
 
 /// Why a feed will never deliver again.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +121,6 @@ pub struct Feed {
     /// When there is no stream that lasts: not before this moment is one opened.
     not_before: Instant,
     back_off: BackOff,
-    connect_budget: Option<ConnectBudget>,
     read_budget: ReadBudget,
     /// Whether the read budget is said to be spent.
     spent: bool,
@@ -135,6 +133,8 @@ pub struct Feed {
 struct Attempt {
     session: Arc<Session>,
     begun: Instant,
+    /// It opens no stream, and may be dropped.
+    is_proof: bool,
     answer: Pin<Box<dyn Future<Output = Result<Good, Failure>> + Send>>,
 }
 
@@ -151,15 +151,8 @@ struct Offer {
     session: Arc<Session>,
     not_before: Instant,
     waits: Jitter,
-}
-
-/// What a feed is to keep to.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// At most so many streams opened in [`connect_budget::WINDOW`], where the server counts them.
-    pub connects: usize,
-    /// Posts to read.
-    pub posts: read_budget::Limits,
+    /// The server has asked to be left alone with it until then.
+    rate_limited: bool,
 }
 
 impl Feed {
@@ -167,13 +160,12 @@ impl Feed {
     #[must_use]
     pub fn new(
         wire: Arc<dyn Wire>,
-        limits: Limits,
+        posts: read_budget::Limits,
         generation: Arc<Generation>,
         port: Port,
         counts: Arc<Counts>,
         clock: Clock,
     ) -> Self {
-        let counted = wire.counts_connects();
         Self {
             wire,
             session: Arc::new(Session::new(generation)),
@@ -183,8 +175,7 @@ impl Feed {
             attempt: None,
             not_before: Instant::now(),
             back_off: BackOff::default(),
-            connect_budget: counted.then(|| ConnectBudget::new(limits.connects)),
-            read_budget: ReadBudget::new(limits.posts),
+            read_budget: ReadBudget::new(posts),
             spent: false,
             offer: None,
             doubles: Doubles::default(),
@@ -304,9 +295,11 @@ impl Feed {
         }
         if let Some(wait) = self.read_budget.closed_for((self.clock)()) {
             self.streams.clear();
-            self.not_before = self.not_before.max(Instant::now() + wait);
+            // The wall clock may be set while this waits.
+            self.not_before = Instant::now() + wait.min(Duration::from_hours(1));
         } else {
             self.spent = false;
+            self.not_before = Instant::now();
             tracing::info!("READ_BUDGET's period has turned: the stream is opened again");
         }
     }
@@ -365,11 +358,8 @@ impl Feed {
         let open = (!self.lasts()).then_some(self.not_before);
         let prove = self.offer.as_ref().map(|offer| offer.not_before);
         let wanted = open.into_iter().chain(prove).min()?;
-        Some(match &self.connect_budget {
-            // A proof beside a stream is no connect.
-            Some(budget) if !self.lasts() => budget.free_at(wanted),
-            _ => wanted,
-        })
+        // A proof beside a stream opens none.
+        Some(if self.lasts() { wanted } else { self.wire.free_at(wanted) })
     }
 
     /// Whether there is a stream that is not about to end.
@@ -396,16 +386,14 @@ impl Feed {
         let session = Arc::clone(session);
         let wire = || Arc::clone(&self.wire);
         let proof = if self.lasts() { wire().prove(Arc::clone(&session)) } else { None };
+        let is_proof = proof.is_some();
         let answer: Pin<Box<dyn Future<Output = _> + Send>> = if let Some(proof) = proof {
             Box::pin(async { proof.await.map(|()| Good::Proof) })
         } else {
-            if let Some(budget) = &mut self.connect_budget {
-                budget.make(now);
-            }
             let stream = wire().open(Arc::clone(&session));
             Box::pin(async { stream.await.map(Good::Stream) })
         };
-        self.attempt = Some(Attempt { session, begun: now, answer });
+        self.attempt = Some(Attempt { session, begun: now, is_proof, answer });
     }
 
     fn offered(&mut self) {
@@ -414,6 +402,7 @@ impl Feed {
             session: Arc::new(Session::new(Arc::clone(&candidate.generation))),
             not_before: Instant::now(),
             waits: Jitter::new(OFFER.0, OFFER.1),
+            rate_limited: false,
         });
     }
 
@@ -426,7 +415,7 @@ impl Feed {
         match answer {
             Ok(good) => {
                 if let Good::Stream(response) = good {
-                    self.opened(response);
+                    self.opened(response, is_offer);
                 }
                 if is_offer {
                     // The failures so far were those of the credentials before.
@@ -460,13 +449,14 @@ impl Feed {
         }
     }
 
-    fn opened(&mut self, response: Response) {
+    fn opened(&mut self, response: Response, is_offer: bool) {
         self.counts.connects.increment();
         let until = Instant::now() + OVERLAP;
         for old in &mut self.streams {
             old.until.get_or_insert(until);
         }
-        if self.streams.is_empty() {
+        // One that takes over may find that the stream before has just been cut.
+        if self.streams.is_empty() && !is_offer {
             self.doubles.forget();
         }
         let takes_over = !self.streams.is_empty();
@@ -485,6 +475,7 @@ impl Feed {
             (Class::Network | Class::Http, _) => offer.waits.next_wait(),
         };
         offer.not_before = Instant::now() + wait;
+        offer.rate_limited = class == Class::RateLimit;
         let wait_seconds = wait.as_secs_f64();
         tracing::debug!(reason, wait_seconds, "new credentials are not proven yet");
     }
@@ -514,16 +505,14 @@ impl Feed {
     /// There is no stream any more: waits, and tries an offer at once.
     fn wait(&mut self, class: Class, reset: Option<Duration>, reason: &str) {
         let now = Instant::now();
-        let wait = match (self.back_off.after(class), reset) {
-            // The server's word is taken; a second refusal shows that it was too early.
-            (_, Some(reset)) => reset,
-            // The documented waits are the shortest ones. What goes wrong for many at once must not
-            // bring them all back at once.
-            (wait, None) if class != Class::Network => wait.mul_f64(1.0 + 0.25 * fastrand::f64()),
-            (wait, None) => wait,
-        };
+        let wait = self.back_off.after(class, reset);
         self.not_before = now + wait;
-        if let Some(offer) = &mut self.offer {
+        // A proof beside a stream is none any more. Whatever it would have come to, the stream goes first.
+        self.attempt.take_if(|attempt| attempt.is_proof);
+        if let Some(offer) = &mut self.offer
+            && class != Class::RateLimit
+            && !offer.rate_limited
+        {
             offer.not_before = now;
         }
         tracing::warn!(

@@ -1,7 +1,8 @@
 //! How many posts may be read, of a feed that is paid for by the post.
 //!
 //! It counts what this process has read, in days and months of UTC. Another task, and the one before
-//! this, are not known here: X's own spending cap is what limits the bill.
+//! this, are not known here, and X may count what is not a post here, such as a record that is
+//! malformed: X's own spending cap is what limits the bill.
 
 use std::time::{Duration, SystemTime};
 

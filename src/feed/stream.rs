@@ -13,6 +13,8 @@ use super::body::Body;
 use super::lines::{LONGEST_RECORD, Line, Lines};
 use crate::counts::Counts;
 
+const OVER: &str = "it had not ended long after another took over";
+
 /// A stream.
 pub struct Stream {
     body: Body,
@@ -23,6 +25,8 @@ pub struct Stream {
     pub until: Option<Instant>,
     /// The server has said why it ends the stream.
     pub farewell: Option<Farewell>,
+    /// When it counts as stalled. It is waited for from the first time that more is wanted.
+    stalls_at: Option<Instant>,
 }
 
 /// What the end of a stream will mean, because the server has said so before.
@@ -44,6 +48,7 @@ impl Stream {
             opened_at: Instant::now(),
             until: None,
             farewell: None,
+            stalls_at: None,
         }
     }
 
@@ -67,11 +72,16 @@ impl Stream {
     /// Reads the next part of the body; the framing has used up the ones before. Why the stream has
     /// ended, if it has: silence for as long as `stall` is an end, too.
     pub async fn fill(&mut self, stall: Duration) -> Result<(), String> {
-        let stalled = Instant::now() + stall;
+        let now = Instant::now();
+        if self.until.is_some_and(|until| until <= now) {
+            return Err(OVER.to_owned());
+        }
+        // Kept: whoever waits may be called away, again and again, and come back.
+        let stalled = *self.stalls_at.get_or_insert(now + stall);
         let limit = self.until.map_or(stalled, |until| until.min(stalled));
         match timeout_at(limit, self.body.chunk()).await {
             Ok(Ok(Some(chunk))) => {
-                self.lines.push(chunk);
+                self.received(chunk);
                 Ok(())
             }
             Ok(Ok(None)) => Err("the feed ended the stream".to_owned()),
@@ -80,12 +90,17 @@ impl Stream {
             // because this task has had its share of the processor.
             Err(_) => match unconstrained(self.body.chunk()).now_or_never() {
                 Some(Ok(Some(chunk))) => {
-                    self.lines.push(chunk);
+                    self.received(chunk);
                     Ok(())
                 }
                 _ if limit == stalled => Err(format!("the stream stalled: nothing for {stall:?}")),
-                _ => Err("it had not ended long after another took over".to_owned()),
+                _ => Err(OVER.to_owned()),
             },
         }
+    }
+
+    fn received(&mut self, chunk: Bytes) {
+        self.stalls_at = None;
+        self.lines.push(chunk);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
 use super::back_off::Class;
@@ -67,8 +68,8 @@ impl Wire for TwitterV1_1 {
         STALL
     }
 
-    fn counts_connects(&self) -> bool {
-        false
+    fn free_at(&self, wanted: Instant) -> Instant {
+        wanted
     }
 
     fn open(self: Arc<Self>, session: Arc<Session>) -> Held<Result<Response, Failure>> {

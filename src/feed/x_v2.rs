@@ -16,7 +16,7 @@ mod bearer;
 mod record;
 mod rules;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,19 +24,21 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, Response, StatusCode};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use self::rules::Rules;
 use super::FeedError;
 use super::back_off::Class;
 use super::body::accept_gzip;
-use super::connection::Client;
+use super::connect_budget::ConnectBudget;
+use super::connection::{Client, Unanswered};
 use super::dialect::{Failure, Held, Refusal, Wire};
 use super::message::Message;
 use super::session::Session;
 use crate::clock::Clock;
 use crate::credentials::{Credential, Generation};
+use crate::telemetry::chain;
 use crate::wipe;
 
 /// X sends a keep-alive every 20 s (X, "Consuming streaming data"), and the network is late at times.
@@ -54,13 +56,15 @@ const STREAM: &str = "2/tweets/search/stream";
 const RULES: &str = "2/tweets/search/stream/rules";
 
 /// What a stream may be asked for besides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamOptions {
     /// How many minutes of missed posts to send again, 1 to 5: `BACKFILL_MINUTES`. X gives it to
     /// Enterprise customers only.
     pub backfill_minutes: Option<u8>,
     /// Which part of a stream that is split: `PARTITION`.
     pub partition: Option<u8>,
+    /// How many streams may be opened in [`super::connect_budget::WINDOW`]: `CONNECT_BUDGET`.
+    pub connects: usize,
 }
 
 /// The API, and what is asked of it.
@@ -69,6 +73,7 @@ pub struct XV2 {
     base: Url,
     rules: Vec<String>,
     options: StreamOptions,
+    connects: Mutex<ConnectBudget>,
     clock: Clock,
 }
 
@@ -76,6 +81,12 @@ pub struct XV2 {
 struct Refused {
     by_token: bool,
     failure: Failure,
+}
+
+impl From<Unanswered> for Refused {
+    fn from(unanswered: Unanswered) -> Self {
+        Failure::from(unanswered).into()
+    }
 }
 
 impl From<Failure> for Refused {
@@ -94,7 +105,8 @@ impl XV2 {
         options: StreamOptions,
         clock: Clock,
     ) -> Self {
-        Self { client, base, rules: rules::of_track(track), options, clock }
+        let connects = Mutex::new(ConnectBudget::new(options.connects));
+        Self { client, base, rules: rules::of_track(track), options, connects, clock }
     }
 
     fn endpoint(&self, path: &str) -> Url {
@@ -104,29 +116,63 @@ impl XV2 {
         url
     }
 
-    /// Makes the rules those of `FILTER`, and opens the stream.
+    /// Sees that the rules of `FILTER` are there, opens the stream, and removes what nobody wants any
+    /// more: at no moment does the stream bring less than it should, and the rules of a task that
+    /// still has the stream are left until it is gone.
     async fn open(&self, session: &Session) -> Result<Response, Refused> {
         let bearer = self.bearer(session).await?;
-        if !session.is_ruled() {
-            let there = self.read_rules(session, &bearer).await?;
-            self.change_rules(session, &bearer, &there).await?;
-            session.ruled();
+        let left_over = match self.add_rules(session, &bearer).await {
+            Ok(left_over) => left_over,
+            // They were there before, and the stream need not wait for the other endpoint.
+            Err(Refused { failure: Failure::Wait { refused: false, reason, .. }, .. })
+                if session.is_ruled() =>
+            {
+                tracing::warn!(reason, "the stream's rules were not looked at");
+                Vec::new()
+            }
+            Err(refused) => return Err(refused),
+        };
+        let stream = self.stream(session, &bearer).await?;
+        session.ruled();
+        if !left_over.is_empty()
+            && let Err(Refused { failure, .. }) =
+                self.remove_rules(session, &bearer, &left_over).await
+        {
+            let reason = match failure {
+                Failure::Wait { reason, .. } => reason,
+                Failure::Stop(error) => chain(&error),
+            };
+            tracing::warn!(
+                reason,
+                "old rules are still there; they are removed at the next connect"
+            );
         }
+        Ok(stream)
+    }
+
+    async fn stream(&self, session: &Session, bearer: &SecretString) -> Result<Response, Refused> {
         let mut url = self.endpoint(STREAM);
         url.query_pairs_mut()
             .append_pair("tweet.fields", "created_at,author_id,entities,note_tweet")
             .append_pair("expansions", "author_id")
             .append_pair("user.fields", "username");
-        let StreamOptions { backfill_minutes, partition } = self.options;
+        let StreamOptions { backfill_minutes, partition, .. } = self.options;
         for (name, value) in [("backfill_minutes", backfill_minutes), ("partition", partition)] {
             if let Some(value) = value {
                 url.query_pairs_mut().append_pair(name, &value.to_string());
             }
         }
         let mut request = Request::new(reqwest::Method::GET, url);
-        authorize(&mut request, &bearer);
+        authorize(&mut request, bearer);
         accept_gzip(&mut request);
-        let response = self.client.send(request).await?;
+        self.may_connect()?;
+        let response = match self.client.send(request).await {
+            Err(unanswered) if !unanswered.sent => return Err(unanswered.into()),
+            answer => {
+                self.connects().make(Instant::now());
+                answer?
+            }
+        };
         match response.status() {
             StatusCode::OK => Ok(response),
             _ => Err(self.refused(response, session, STREAM).await),
@@ -171,42 +217,78 @@ impl XV2 {
         self.asked(request, session).await
     }
 
-    /// Adds the rules that are missing, and then removes those of our tag that nobody wants any more:
-    /// at no moment does the stream bring less than it should.
+    /// Adds the rules that are missing. The ids of our own that nobody wants any more.
+    async fn add_rules(
+        &self,
+        session: &Session,
+        bearer: &SecretString,
+    ) -> Result<Vec<String>, Refused> {
+        let mut change = self.read_rules(session, bearer).await?.change_to(&self.rules);
+        if !session.is_ruled() || !change.is_none() {
+            tracing::info!(
+                add = ?change.add,
+                remove = ?change.remove_values,
+                kept = change.kept,
+                of_others = change.of_others,
+                "the stream's rules are to be those of FILTER",
+            );
+        }
+        if change.add.is_empty() {
+            return Ok(change.remove_ids);
+        }
+        let mut answer = self.change_rules(session, bearer, change.adding()).await?;
+        if answer.is_over_the_cap() && !change.remove_ids.is_empty() {
+            // There is no room for both.
+            self.remove_rules(session, bearer, &change.remove_ids).await?;
+            change.remove_ids.clear();
+            answer = self.change_rules(session, bearer, change.adding()).await?;
+        }
+        if let Some(fault) = answer.fault() {
+            let text = session.quoted(&fault);
+            let error = FeedError::Rules { url: self.endpoint(RULES), text };
+            return Err(Failure::Stop(error).into());
+        }
+        // What X takes for the same rule as a new one is not old.
+        change.remove_ids.retain(|id| !answer.duplicates().any(|duplicate| duplicate == id));
+        Ok(change.remove_ids)
+    }
+
+    async fn remove_rules(
+        &self,
+        session: &Session,
+        bearer: &SecretString,
+        ids: &[String],
+    ) -> Result<(), Refused> {
+        self.change_rules(session, bearer, rules::removing(ids)).await.map(|_| ())
+    }
+
     async fn change_rules(
         &self,
         session: &Session,
         bearer: &SecretString,
-        there: &Rules,
-    ) -> Result<(), Refused> {
-        let change = there.change_to(&self.rules);
-        tracing::info!(
-            add = ?change.add,
-            remove = ?change.remove_values,
-            kept = change.kept,
-            of_others = change.of_others,
-            "the stream's rules are to be those of FILTER",
-        );
-        for (any, body) in [
-            (!change.add.is_empty(), change.adding()),
-            (!change.remove_ids.is_empty(), change.removing()),
-        ] {
-            if !any {
-                continue;
-            }
-            let mut request = Request::new(reqwest::Method::POST, self.endpoint(RULES));
-            let json = HeaderValue::from_static("application/json");
-            request.headers_mut().insert(reqwest::header::CONTENT_TYPE, json);
-            *request.body_mut() = Some(body.to_string().into());
-            authorize(&mut request, bearer);
-            let answer: rules::Changed = self.asked(request, session).await?;
-            if let Some(fault) = answer.fault() {
-                let text = session.quoted(&fault);
-                let error = FeedError::Rules { url: self.endpoint(RULES), text };
-                return Err(Failure::Stop(error).into());
-            }
+        change: serde_json::Value,
+    ) -> Result<rules::Changed, Refused> {
+        let mut request = Request::new(reqwest::Method::POST, self.endpoint(RULES));
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(reqwest::header::CONTENT_TYPE, json);
+        *request.body_mut() = Some(change.to_string().into());
+        authorize(&mut request, bearer);
+        self.asked(request, session).await
+    }
+
+    fn connects(&self) -> MutexGuard<'_, ConnectBudget> {
+        self.connects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state machine has looked already; a second try within one attempt may be one too many.
+    fn may_connect(&self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let wait = self.connects().free_at(now).duration_since(now);
+        if wait.is_zero() {
+            return Ok(());
         }
-        Ok(())
+        let reason = "CONNECT_BUDGET is spent for now".to_owned();
+        Err(Failure::Wait { class: Class::RateLimit, refused: false, reset: Some(wait), reason })
     }
 
     /// Sends a request to the rules' endpoint, and reads its answer.
@@ -258,7 +340,8 @@ impl XV2 {
             401 => refusal.wait(Class::Http, true, "the bearer token was refused"),
             403 => refusal.wait(Class::Http, true, "access is forbidden for these credentials"),
             400 => refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION"),
-            429 if refusal.text.contains("TooManyConnections") => refusal.wait(
+            // The header with it is that of the connect budget, which has nothing to do with it.
+            429 if refusal.text.contains("TooManyConnections") => refusal.without_reset().wait(
                 Class::RateLimit,
                 false,
                 "the application has its one stream already: another task of this application holds \
@@ -306,8 +389,8 @@ impl Wire for XV2 {
         STALL
     }
 
-    fn counts_connects(&self) -> bool {
-        true
+    fn free_at(&self, wanted: Instant) -> Instant {
+        self.connects().free_at(wanted)
     }
 
     fn open(self: Arc<Self>, session: Arc<Session>) -> Held<Result<Response, Failure>> {

@@ -199,13 +199,34 @@ async fn each_refusal_of_each_endpoint_is_named_and_waited_for_as_documented() {
     }
 }
 
+/// `x-rate-limit-reset`, so many seconds from now.
+fn reset_in(seconds: u64) -> HeaderMap {
+    let now = clock()().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let reset = HeaderValue::from(now.saturating_add(seconds));
+    HeaderMap::from_iter([("x-rate-limit-reset".parse().unwrap(), reset)])
+}
+
+#[tokio::test]
+async fn the_reset_of_another_limit_and_a_senseless_one_are_not_believed() {
+    let many = r#"{"title":"ConnectionException","connection_issue":"TooManyConnections"}"#;
+    for (body, headers) in [(many, reset_in(900)), ("", reset_in(u64::MAX)), ("", reset_in(86_400))]
+    {
+        let stage = Stage::set(generated(1.0, 10)).await;
+        let code = StatusCode::TOO_MANY_REQUESTS;
+        let refusal = Fault::Status { code, headers, body_template: body.to_owned() };
+        stage.world.feed.inject(refusal, When::Next);
+        let mut run = start(&stage, &[]);
+        let event = run.message(CLOSED).await;
+        let wait = event["wait_seconds"].as_f64().unwrap();
+        assert!((60.0..=75.0).contains(&wait), "{event}");
+        assert_eq!(run.stop().await.code, Some(0));
+    }
+}
+
 #[tokio::test]
 async fn a_rate_limit_is_over_when_the_server_says_so() {
     let stage = Stage::set(generated(1.0, 10)).await;
-    let now = clock()().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let reset = HeaderValue::from(now.as_secs() + 1);
-    let headers = HeaderMap::from_iter([("x-rate-limit-reset".parse().unwrap(), reset)]);
-    stage.world.feed.inject(status(429, headers), When::Next);
+    stage.world.feed.inject(status(429, reset_in(1)), When::Next);
     let mut run = start(&stage, &[]);
     let event = run.message(CLOSED).await;
     assert_eq!(event["class"], "rate limit");

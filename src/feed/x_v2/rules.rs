@@ -1,6 +1,7 @@
 //! The rules on X's side: which there are, and how they come to be those of `FILTER`.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 /// The tag of this worker's own rules. One without it is somebody else's, and is never touched.
@@ -31,8 +32,29 @@ fn word(word: &str) -> String {
 
 /// The rules that there are.
 #[derive(Debug, Deserialize)]
+#[serde(try_from = "Listed")]
 pub struct Rules {
+    data: Vec<Rule>,
+}
+
+/// An answer that lists rules, or one that says why it does not.
+#[derive(Deserialize)]
+struct Listed {
     data: Option<Vec<Rule>>,
+    errors: Option<IgnoredAny>,
+    meta: Option<IgnoredAny>,
+}
+
+impl TryFrom<Listed> for Rules {
+    type Error = &'static str;
+
+    fn try_from(listed: Listed) -> Result<Self, Self::Error> {
+        match listed {
+            Listed { data: Some(data), .. } => Ok(Self { data }),
+            Listed { data: None, errors: None, meta: Some(_) } => Ok(Self { data: Vec::new() }),
+            Listed { .. } => Err("neither rules nor the word that there are none"),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,7 +83,7 @@ impl Rules {
     /// What is missing, and what of ours is not wanted any more.
     pub fn change_to(&self, wanted: &[String]) -> Change {
         let is_ours = |rule: &&Rule| rule.tag.as_deref() == Some(TAG);
-        let all = || self.data.iter().flatten();
+        let all = || self.data.iter();
         let there = |value: &String| all().any(|rule| rule.value == *value);
         let removed = || all().filter(is_ours).filter(|rule| !wanted.contains(&rule.value));
         Change {
@@ -82,21 +104,32 @@ impl Change {
         json!({ "add": rules.collect::<Vec<_>>() })
     }
 
-    /// The request's body that removes.
-    pub fn removing(&self) -> Value {
-        json!({ "delete": { "ids": self.remove_ids } })
+    /// Whether there is nothing to change.
+    pub const fn is_none(&self) -> bool {
+        self.add.is_empty() && self.remove_ids.is_empty()
     }
+}
+
+/// The request's body that removes.
+pub fn removing(ids: &[String]) -> Value {
+    json!({ "delete": { "ids": ids } })
 }
 
 /// X's answer to a change.
 #[derive(Debug, Deserialize)]
 pub struct Changed {
+    meta: Option<IgnoredAny>,
     errors: Option<Vec<Problem>>,
+    /// Of an answer that is one problem itself.
+    title: Option<String>,
+    detail: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Problem {
     title: Option<String>,
+    /// Of the rule that a duplicate is one of.
+    id: Option<String>,
     value: Option<String>,
     detail: Option<String>,
     message: Option<String>,
@@ -110,9 +143,25 @@ impl Changed {
             // Somebody has added it since we looked, or removed it.
             !matches!(problem.title.as_deref(), Some("DuplicateRule" | "Not Found Error"))
         };
-        let problems: Vec<String> =
+        let mut problems: Vec<String> =
             self.errors.iter().flatten().filter(serious).map(Problem::said).collect();
+        if self.errors.is_none() && self.meta.is_none() {
+            let words = [&self.title, &self.detail].into_iter().flatten().cloned();
+            problems.push(words.collect::<Vec<_>>().join(": "));
+        }
         (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    /// Whether there are too many rules.
+    pub fn is_over_the_cap(&self) -> bool {
+        let titles = self.errors.iter().flatten().map(|problem| &problem.title);
+        titles.chain([&self.title]).flatten().any(|title| title == "RulesCapExceeded")
+    }
+
+    /// The ids of the rules that were there already.
+    pub fn duplicates(&self) -> impl Iterator<Item = &String> {
+        let is_duplicate = |problem: &&Problem| problem.title.as_deref() == Some("DuplicateRule");
+        self.errors.iter().flatten().filter(is_duplicate).filter_map(|problem| problem.id.as_ref())
     }
 }
 
@@ -172,7 +221,10 @@ mod tests {
             }
         );
         assert_eq!(change.adding(), json!({ "add": [{ "value": "new", "tag": "twitterstream" }] }));
-        assert_eq!(change.removing(), json!({ "delete": { "ids": ["2"] } }));
+        assert_eq!(removing(&change.remove_ids), json!({ "delete": { "ids": ["2"] } }));
+        for refused in [r#"{"errors":[{"code":215}]}"#, r#"{"title":"Unauthorized"}"#, "{}", "[]"] {
+            assert!(serde_json::from_str::<Rules>(refused).is_err(), "{refused}");
+        }
         let none: Rules = serde_json::from_str(r#"{"data":null,"meta":{}}"#).unwrap();
         assert_eq!(none.change_to(&wanted).add, wanted);
     }
@@ -188,7 +240,12 @@ mod tests {
             changed.fault().unwrap(),
             "rule \"lang:\": UnprocessableEntity: no viable alternative"
         );
+        assert_eq!(changed.duplicates().collect::<Vec<_>>(), ["1"]);
         let fine: Changed = serde_json::from_str(r#"{"data":[],"meta":{}}"#).unwrap();
         assert_eq!(fine.fault(), None);
+        let refused = r#"{"title":"RulesCapExceeded","detail":"too many","status":422}"#;
+        let refused: Changed = serde_json::from_str(refused).unwrap();
+        assert_eq!(refused.fault().unwrap(), "RulesCapExceeded: too many");
+        assert!(refused.is_over_the_cap() && !fine.is_over_the_cap());
     }
 }

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 
 pub use accounts::Account;
 pub use faults::{Fault, When};
-pub use posts::{Error as TrackError, ExpectedRow};
+pub use posts::{Error as TrackError, ExpectedRow, Generated, stream_of};
 pub use refusal::Refusal;
 pub use statistics::Statistics;
 

@@ -747,6 +747,40 @@ impl Generator {
     }
 }
 
+/// What [`stream_of`] made.
+#[derive(Debug, Default)]
+pub struct Generated {
+    /// The messages, each with its CRLF.
+    pub stream: Vec<u8>,
+    /// How many of them are posts. The others are notices.
+    pub posts: u64,
+    /// How many of the posts match.
+    pub posts_matching: u64,
+}
+
+/// A stream of so many messages without a server, all of them of one moment.
+///
+/// # Errors
+/// The generator cannot work with this track.
+pub fn stream_of(
+    messages: usize,
+    seed: u64,
+    track: &str,
+    matching: f64,
+    now: SystemTime,
+) -> Result<Generated, Error> {
+    let mut generator = Generator::new(seed, track, matching)?;
+    let mut generated = Generated::default();
+    for _ in 0..messages {
+        if let Item::Post(row) = generator.next(&mut generated.stream, now) {
+            generated.posts += 1;
+            generated.posts_matching += u64::from(row.is_some());
+        }
+        generated.stream.extend_from_slice(b"\r\n");
+    }
+    Ok(generated)
+}
+
 fn indices(json: &mut Json, [start, end]: [usize; 2]) {
     json.raw(r#","indices":["#);
     json.number(start as u64);

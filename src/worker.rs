@@ -15,6 +15,7 @@ use crate::counts::{Counts, Summary};
 use crate::credentials::queue;
 use crate::credentials::rotation::{self, Reason, Rotation};
 use crate::credentials::{FetchError, Generation, SecretsManager};
+use crate::feed::lines::head::Head;
 use crate::feed::message::Post;
 use crate::feed::{Feed, FeedError};
 use crate::filter::Filter;
@@ -220,6 +221,13 @@ async fn accept(
     queue: &mpsc::Sender<Row>,
     counts: &Counts,
 ) {
+    // Most of a busy stream ends here.
+    if let Some(head) = Head::of(record)
+        && !head.searched.into_iter().any(|json| filter.may_match(json))
+    {
+        feed.pass_over(&head);
+        return;
+    }
     let Some(post) = feed.post(record) else {
         return;
     };

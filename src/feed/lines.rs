@@ -4,6 +4,8 @@
 //! may end anywhere, also between CR and LF. A record over the bound is skipped to its end and
 //! counted, and never held.
 
+pub mod head;
+
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 

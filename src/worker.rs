@@ -234,6 +234,13 @@ async fn accept(
     queue: &mpsc::Sender<Row>,
     counts: &Counts,
 ) {
+    // Most of a busy stream ends here.
+    if let Some(head) = feed.head(record)
+        && !head.searched.into_iter().any(|json| filter.may_match(json))
+    {
+        feed.pass_over(&head);
+        return;
+    }
     let Some(post) = feed.post(record) else {
         return;
     };

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::FeedError;
 use super::back_off::Class;
+use super::head::Head;
 use super::message::Message;
 use super::session::Session;
 use crate::credentials::Credential;
@@ -82,6 +83,11 @@ pub trait Wire: Send + Sync {
     /// Shows that credentials are good while a stream of others goes on. `None` where only a stream
     /// of their own shows it.
     fn prove(self: Arc<Self>, session: Arc<Session>) -> Option<Held<Result<(), Failure>>>;
+
+    /// The head of a record, where it is plainly a post. `None` says nothing about it.
+    fn head<'a>(&self, _record: &'a [u8]) -> Option<Head<'a>> {
+        None
+    }
 
     /// Reads one record.
     fn read<'a>(&self, record: &'a [u8]) -> Message<'a>;

@@ -4,7 +4,7 @@
 //! [`back_off`]. What differs between feeds is behind [`dialect::Wire`]:
 //! [`twitter_v1_1`] with its signature in [`oauth1`], and [`x_v2`] with its [`connect_budget`]. A [`session`] is credentials at
 //! work, [`connection`] the way to the socket. Framing is in [`lines`], what a record says in
-//! [`message`]; `doubles` knows what two streams have both brought, and [`read_budget`] how many
+//! [`message`], and its beginning in [`head`]; `doubles` knows what two streams have both brought, and [`read_budget`] how many
 //! posts may be read.
 
 pub mod back_off;
@@ -13,6 +13,7 @@ pub mod connect_budget;
 pub mod connection;
 pub mod dialect;
 mod doubles;
+pub mod head;
 pub mod lines;
 pub mod message;
 pub mod oauth1;
@@ -39,6 +40,7 @@ use self::back_off::{BackOff, Class};
 pub use self::dialect::Dialect;
 use self::dialect::{Failure, Wire};
 use self::doubles::Doubles;
+use self::head::Head;
 use self::message::{Message, Notice, Post};
 use self::read_budget::{ReadBudget, Spent};
 use self::session::Session;
@@ -239,6 +241,22 @@ impl Feed {
             }
         }
         None
+    }
+
+    /// The head of a record, where it is plainly a post; a part of the cost of [`Self::post`].
+    #[must_use]
+    pub fn head<'a>(&self, record: &'a [u8]) -> Option<Head<'a>> {
+        self.wire.head(record)
+    }
+
+    /// Counts a post as [`Self::post`] does, but does not give it.
+    pub fn pass_over(&mut self, head: &Head<'_>) {
+        if self.is_double(head.id) {
+            self.counts.posts_doubled.increment();
+        } else {
+            self.counts.posts_read.increment();
+            self.spend();
+        }
     }
 
     /// Whether the post came on another stream, too. While one takes over from another, or may be

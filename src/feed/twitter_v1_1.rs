@@ -14,6 +14,7 @@ use super::back_off::Class;
 use super::body::accept_gzip;
 use super::connection::Client;
 use super::dialect::{Failure, Held, Refusal, Wire};
+use super::head::Head;
 use super::message::Message;
 use super::oauth1;
 use super::session::Session;
@@ -78,6 +79,10 @@ impl Wire for TwitterV1_1 {
 
     fn prove(self: Arc<Self>, _: Arc<Session>) -> Option<Held<Result<(), Failure>>> {
         None
+    }
+
+    fn head<'a>(&self, record: &'a [u8]) -> Option<Head<'a>> {
+        Head::of(record)
     }
 
     fn read<'a>(&self, record: &'a [u8]) -> Message<'a> {

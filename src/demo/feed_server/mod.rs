@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 pub use accounts::Account;
 pub use faults::{Endpoint, Fault, StreamError, When};
-pub use posts::{Error as TrackError, ExpectedRow};
+pub use posts::{Error as TrackError, ExpectedRow, Generated, stream_of};
 pub use refusal::Refusal;
 pub use statistics::Statistics;
 pub use v2::{Rule, RuleError};

@@ -496,6 +496,47 @@ impl Generator {
     }
 }
 
+/// What [`stream_of`] made.
+#[derive(Debug, Default)]
+pub struct Generated {
+    /// The messages in v1.1, each with its CRLF.
+    pub stream: Vec<u8>,
+    /// How many of them are posts. The others are notices.
+    pub posts: u64,
+    /// How many of the posts match.
+    pub posts_matching: u64,
+}
+
+/// A stream of so many messages in v1.1 without a server, all of them of one moment.
+///
+/// # Errors
+/// The generator cannot work with this track.
+pub fn stream_of(
+    messages: usize,
+    seed: u64,
+    track: &str,
+    matching: f64,
+    now: SystemTime,
+) -> Result<Generated, Error> {
+    let mut generator = Generator::new(seed, track, matching)?;
+    let mut generated = Generated::default();
+    let mut json = Vec::new();
+    for _ in 0..messages {
+        json.clear();
+        match generator.next(now) {
+            Item::Post(post) => {
+                generator.write_v1_1(&post, &mut json);
+                generated.posts += 1;
+                generated.posts_matching += u64::from(generator.row_v1_1(&post).is_some());
+            }
+            Item::Notice => generator.write_notice(now, &mut json),
+        }
+        generated.stream.extend_from_slice(&json);
+        generated.stream.extend_from_slice(b"\r\n");
+    }
+    Ok(generated)
+}
+
 fn user(rng: &mut fastrand::Rng, index: usize, dates: &[String]) -> User {
     const SYLLABLES: [&str; 16] = [
         "ka", "mi", "ro", "ne", "shi", "to", "lu", "be", "dan", "vel", "or", "pix", "ya", "zen",

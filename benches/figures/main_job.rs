@@ -1,0 +1,74 @@
+//! The whole worker as a process of its own, in the local world.
+
+use std::error::Error;
+use std::future::pending;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use twitterstream::demo::Clock;
+use twitterstream::demo::feed_server::{Account, Options, Source};
+use twitterstream::demo::main_job::{self, Until};
+use twitterstream::demo::report::Report;
+use twitterstream::demo::world::World;
+
+use crate::figure::{Figure, Goal, median};
+use crate::read_path;
+
+/// The production worker, and the same without its wiping allocator.
+const WORKER: &str = env!("CARGO_BIN_EXE_twitterstream");
+const UNWIPED: &str = env!("CARGO_BIN_EXE_unwiped");
+
+/// How often each side has its turn.
+const ROUNDS: usize = 5;
+
+#[expect(clippy::disallowed_methods, reason = "the wall clock enters the benchmark here")]
+pub fn clock() -> Clock {
+    Arc::new(SystemTime::now)
+}
+
+/// The whole worker on so many posts, as fast as it reads.
+async fn main_job(program: &str, posts: u64, matching: f64) -> Result<Report, Box<dyn Error>> {
+    let account = Account::generated(&mut fastrand::Rng::with_seed(1));
+    let source = Source::Generated { seed: 1, track: "Amazon".to_owned(), matching };
+    let mut options = Options::new(vec![account], source, clock());
+    options.limit = Some(posts);
+    let world = World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock(), options).await?;
+    let (program, until) = (Path::new(program), Until::Posts(posts));
+    let report = main_job::run(&world, program, &[], until, None, pending(), |_| {}).await?;
+    if report.is_right(true) { Ok(report) } else { Err(format!("not right:\n{report}").into()) }
+}
+
+/// A firehose, of which the worker wants one post in a hundred. `WORKER` names another worker to measure.
+pub async fn firehose() -> Result<Figure, Box<dyn Error>> {
+    const POSTS: u32 = 200_000;
+    let program = std::env::var("WORKER");
+    let program = program.as_deref().unwrap_or(WORKER);
+    let (mut whole, mut alone) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let report = main_job(program, POSTS.into(), 0.01).await?;
+        whole.push(report.cpu_seconds * 1e6 / f64::from(POSTS));
+        alone.push(read_path::once()? * 1e6);
+    }
+    Ok(Figure::new(
+        ("the whole worker, 1 % matching", "µs a post"),
+        median(whole),
+        ("its framing and filter", median(alone)),
+        None,
+    ))
+}
+
+/// What wiping every block that is freed costs a run.
+pub async fn allocator() -> Result<Figure, Box<dyn Error>> {
+    let (mut wiping, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        wiping.push(main_job(WORKER, 50_000, 0.2).await?.cpu_seconds);
+        plain.push(main_job(UNWIPED, 50_000, 0.2).await?.cpu_seconds);
+    }
+    Ok(Figure::new(
+        ("CPU of 50,000 posts, 10,000 rows", "ms"),
+        median(wiping) * 1e3,
+        ("without the wiping allocator", median(plain) * 1e3),
+        Some(Goal::RatioUpTo(1.05)),
+    ))
+}

@@ -18,6 +18,7 @@ use super::local_aws::{self, Effect, Fault, Service};
 use super::memory_scan::{self, Finding, Place, Scan};
 use super::tls_front::{self, Fronts};
 use super::world::{self, SECRETS, World, keys_of};
+use crate::feed::Dialect;
 
 /// How long is waited for what must come.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -80,6 +81,19 @@ pub enum Demand {
     Nothing,
 }
 
+/// The task role's credentials.
+const ROLE: [&str; 3] = ["role's key id", "role's secret", "role's token"];
+
+/// What a worker holds to speak a dialect.
+const fn credentials(dialect: Dialect) -> &'static [&'static str] {
+    match dialect {
+        Dialect::XV2 => &["consumer key", "consumer secret", "bearer token"],
+        Dialect::TwitterV1_1 => {
+            &["consumer key", "consumer secret", "access token", "token secret"]
+        }
+    }
+}
+
 /// How often a value was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Copies {
@@ -106,8 +120,8 @@ pub struct Moment {
     pub name: String,
     /// What must hold.
     pub demand: Demand,
-    /// Of the four credentials in use, in the order of [`SECRETS`].
-    pub in_use: [Copies; 4],
+    /// Of the credentials in use, in the order of [`Report::credentials`].
+    pub in_use: Vec<Copies>,
     /// Of all that were rotated out, together.
     pub rotated_out: Copies,
     /// Of the task role's access key id, secret access key and session token.
@@ -133,8 +147,12 @@ impl Moment {
 /// All scans of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// What the worker and the feed spoke.
+    pub dialect: &'static str,
     /// How the worker reached AWS and the feed.
     pub transport: Transport,
+    /// What the worker holds to speak it.
+    pub credentials: &'static [&'static str],
     /// In the order in which they were made.
     pub moments: Vec<Moment>,
 }
@@ -149,16 +167,15 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "", "consumer", "consumer", "access", "token", "rotated", "role's", "role's", "role's",
-        )?;
-        writeln!(
-            f,
-            "{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "", "key", "secret", "token", "secret", "out", "key id", "secret", "token",
-        )?;
+        let columns = || {
+            let names = self.credentials.iter().chain(&["rotated out"]).chain(&ROLE);
+            names.filter_map(|name| name.split_once(' '))
+        };
+        write!(f, "{:<22}", "")?;
+        columns().try_for_each(|(word, _)| write!(f, "{word:>10}"))?;
+        write!(f, "\n{:<22}", "")?;
+        columns().try_for_each(|(_, words)| write!(f, "{words:>10}"))?;
+        writeln!(f)?;
         for moment in &self.moments {
             write!(f, "{:<22}", moment.name)?;
             moment.in_use.iter().try_for_each(|copies| write!(f, "{copies:>10}"))?;
@@ -170,7 +187,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs `program` as a task, rotates all four credentials again and again, and scans it at every
+/// Runs `program` as a task, rotates all credentials again and again, and scans it at every
 /// moment. It takes root, or `CAP_SYS_PTRACE`.
 ///
 /// # Errors
@@ -180,6 +197,7 @@ pub async fn run(
     program: &Path,
     clock: Clock,
     seed: u64,
+    dialect: Dialect,
     transport: Transport,
 ) -> Result<Report, Error> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -191,13 +209,11 @@ pub async fn run(
         options.scheme = Scheme::Https;
     }
     let world = World::start(root, clock, options).await?;
-    let mut variables = vec![
-        ("ROTATION_QUEUE_URL", world.add_rotation_queue().await?),
-        ("FEED_URL", world.feed.url()),
-    ];
+    let mut variables = vec![("ROTATION_QUEUE_URL", world.add_rotation_queue().await?)];
+    variables.extend(world.feed_variables(dialect));
     let fronts = Fronts::start(world.aws.address(), world.feed.address()).await?;
     if transport == Transport::Tls {
-        variables.extend(fronts.variables(world.feed.path()));
+        variables.extend(fronts.variables(world.feed_path(dialect)));
     }
     let variables: Vec<(&str, &str)> =
         variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -206,7 +222,13 @@ pub async fn run(
     drop(sender);
     let mut scanned = Scanned {
         keys: KeyRotation::new(account, rng),
-        report: Report { transport, moments: Vec::new() },
+        dialect,
+        report: Report {
+            dialect: dialect.name(),
+            transport,
+            credentials: credentials(dialect),
+            moments: Vec::new(),
+        },
         rotated_out: Vec::new(),
         log,
         last: String::new(),
@@ -224,6 +246,7 @@ struct Scanned {
     task: Task,
     log: mpsc::UnboundedReceiver<String>,
     last: String,
+    dialect: Dialect,
     rotated_out: Vec<String>,
     report: Report,
 }
@@ -246,15 +269,48 @@ impl Scanned {
             self.said("the set of credentials before is wiped").await?;
             self.scan(&format!("rotation {rotation}"), Demand::One)?;
             self.keys.end_overlap(&self.world);
+            if self.dialect == Dialect::XV2 {
+                // The application's one stream was that of the old keys until now.
+                self.said("the stream is open").await?;
+                if [1, ROTATIONS].contains(&rotation) {
+                    self.scan(&format!("rotation {rotation}, stream"), Demand::One)?;
+                }
+            }
         }
         self.scan_the_drain().await
+    }
+
+    /// The values that the worker has to hold, in the order of [`credentials`].
+    fn in_use(&self) -> Vec<String> {
+        let keys = keys_of(self.keys.account());
+        match self.dialect {
+            Dialect::TwitterV1_1 => keys.into(),
+            Dialect::XV2 => {
+                let [key, secret, ..] = keys;
+                vec![key, secret, self.bearers().pop().unwrap_or_default()]
+            }
+        }
+    }
+
+    /// All bearers that the feed has given. The letters that every one of them begins with are no
+    /// secret, and left out: in any of them they would be found as a fragment of any other.
+    fn bearers(&self) -> Vec<String> {
+        let bearers = self.world.feed.bearers().into_iter();
+        bearers.map(|bearer| bearer.trim_start_matches('A').to_owned()).collect()
+    }
+
+    /// The values that it must not hold any more.
+    fn rotated_out(&self) -> Vec<String> {
+        let mut bearers = self.bearers();
+        bearers.pop();
+        self.rotated_out.iter().cloned().chain(bearers).collect()
     }
 
     fn move_labels(&self) -> Result<(), Error> {
         Ok((0..SECRETS.len()).try_for_each(|secret| self.keys.move_label(&self.world, secret))?)
     }
 
-    /// Three of four values have come, and the fourth is on its way.
+    /// All values but one have come, and that one is on its way.
     async fn scan_the_fetch(&mut self) -> Result<(), Error> {
         let fetched = |world: &World| {
             let audit = world.aws.audit();
@@ -265,9 +321,9 @@ impl Scanned {
         self.world.aws.inject(hang.of_operation("GetSecretValue").times(1));
         self.move_labels()?;
         let mut changes = self.world.aws.audit_changes();
-        let world = &self.world;
-        let three = changes.wait_for(|()| fetched(world) >= before + 3);
-        if timeout(LIMIT, three).await.is_err() {
+        let (world, others) = (&self.world, self.dialect.credentials().len() - 1);
+        let come = changes.wait_for(|()| fetched(world) >= before + others);
+        if timeout(LIMIT, come).await.is_err() {
             return Err(self.not_reached("a fetch"));
         }
         self.scan("during a fetch", Demand::Nothing)?;
@@ -325,15 +381,12 @@ impl Scanned {
         let Some(pid) = self.task.id() else {
             return Err(Error::NotReached("a scan", self.last.clone()));
         };
-        let in_use = keys_of(self.keys.account());
-        let role = self
-            .world
-            .aws
-            .task_credentials()
-            .pop()
-            .map(|role| [role.access_key_id, role.secret_access_key, role.session_token]);
-        let role = role.unwrap_or_default();
-        let values = in_use.iter().chain(&role).chain(&self.rotated_out);
+        let role = self.world.aws.task_credentials().pop();
+        let role =
+            role.map(|role| [role.access_key_id, role.secret_access_key, role.session_token]);
+        let (in_use, role, rotated_out) =
+            (self.in_use(), role.unwrap_or_default(), self.rotated_out());
+        let values = in_use.iter().chain(&role).chain(&rotated_out);
         let findings = Scan::new(values.map(String::as_str))?.process(pid)?;
         let count = |is: &dyn Fn(usize) -> bool| {
             let mut copies = Copies::default();
@@ -347,12 +400,7 @@ impl Scanned {
             copies
         };
         let of = |value: usize| count(&|found| found == value);
-        let names = SECRETS.into_iter().chain([
-            "key id of the role",
-            "secret of the role",
-            "token of the role",
-        ]);
-        let names: Vec<&str> = names.collect();
+        let names: Vec<&str> = self.report.credentials.iter().chain(&ROLE).copied().collect();
         let place = |finding: &Finding| {
             let name = names.get(finding.value).unwrap_or(&"rotated out");
             let place = match &finding.place {
@@ -367,9 +415,9 @@ impl Scanned {
         let moment = Moment {
             name: name.to_owned(),
             demand,
-            in_use: [of(0), of(1), of(2), of(3)],
+            in_use: (0..in_use.len()).map(of).collect(),
             rotated_out: count(&|found| found >= names.len()),
-            task_role: [of(4), of(5), of(6)],
+            task_role: [0, 1, 2].map(|value| of(in_use.len() + value)),
             places: findings.iter().map(place).collect(),
         };
         self.report.moments.push(moment);

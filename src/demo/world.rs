@@ -11,6 +11,7 @@ use super::Clock;
 use super::ecs_agent::{TaskDefinition, filled_in};
 use super::feed_server::{self, Account, FeedServer};
 use super::local_aws::{self, LocalAws, Settings};
+use crate::feed::Dialect;
 
 /// The secrets' names, as the documents have them, in the order of an account's four keys.
 pub const SECRETS: [&str; 4] =
@@ -97,6 +98,22 @@ impl World {
     #[must_use]
     pub fn table(&self) -> &str {
         self.task_definition.variable("DYNAMODBTABLE").unwrap_or_default()
+    }
+
+    /// What makes a worker speak a dialect with the feed: `FEED`, and `FEED_URL`.
+    #[must_use]
+    pub fn feed_variables(&self, dialect: Dialect) -> [(&'static str, String); 2] {
+        let url = format!("{}{}", self.feed.base_url(), self.feed_path(dialect));
+        [("FEED", dialect.name().to_owned()), ("FEED_URL", url)]
+    }
+
+    /// The path of `FEED_URL`: an endpoint's in v1.1, and none in v2, where it is a base.
+    #[must_use]
+    pub const fn feed_path(&self, dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::XV2 => "",
+            Dialect::TwitterV1_1 => self.feed.path(),
+        }
     }
 
     /// Makes the queue of rotation events, and grants it to the task role. Returns its URL, for

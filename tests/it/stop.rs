@@ -25,7 +25,8 @@ async fn accepted<'a>(stage: &'a Stage, effect: Effect, variables: &[(&str, &str
 #[tokio::test]
 async fn everything_accepted_is_written_before_a_stop_ends() {
     let stage = Stage::set(generated(1.0, 1_000)).await;
-    let mut run = accepted(&stage, Effect::Hang, &[]).await;
+    // As long as a busy machine may take.
+    let mut run = accepted(&stage, Effect::Hang, &[("STOP_LIMIT", "5m")]).await;
     run.posts_read(1_000).await;
     run.task.terminate();
     let closed = run.message("the stream is closed; writing what was accepted").await;

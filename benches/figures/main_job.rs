@@ -8,9 +8,10 @@ use std::time::SystemTime;
 
 use twitterstream::demo::Clock;
 use twitterstream::demo::feed_server::{Account, Options, Source};
-use twitterstream::demo::main_job::{self, Until};
+use twitterstream::demo::main_job::{self, Job, Until};
 use twitterstream::demo::report::Report;
 use twitterstream::demo::world::World;
+use twitterstream::feed::Dialect;
 
 use crate::figure::{Figure, Goal, median};
 use crate::read_path;
@@ -35,7 +36,9 @@ async fn main_job(program: &str, posts: u64, matching: f64) -> Result<Report, Bo
     options.limit = Some(posts);
     let world = World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock(), options).await?;
     let (program, until) = (Path::new(program), Until::Posts(posts));
-    let report = main_job::run(&world, program, &[], until, None, pending(), |_| {}).await?;
+    let dialect = Dialect::TwitterV1_1;
+    let job = Job { program, dialect, variables: &[], until, rotations: None };
+    let report = main_job::run(&world, job, pending(), |_| {}).await?;
     if report.is_right(true) { Ok(report) } else { Err(format!("not right:\n{report}").into()) }
 }
 

@@ -14,7 +14,7 @@ use twitterstream::demo::copies::{self, Transport};
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, Options, Source};
 use twitterstream::demo::key_rotation::{KeyRotation, Order};
-use twitterstream::demo::main_job::{self, Progress, Rotations, Until};
+use twitterstream::demo::main_job::{self, Job, Progress, Rotations, Until};
 use twitterstream::demo::world::World;
 use twitterstream::feed::Dialect;
 use twitterstream::telemetry::chain;
@@ -27,10 +27,14 @@ use twitterstream::telemetry::chain;
 #[derive(Parser)]
 #[command(name = "cargo demo", version)]
 struct Arguments {
-    /// End by itself after N posts, sent as fast as they are read
+    /// What the worker and the feed speak: x-v2 or twitter-v1.1
+    #[arg(long, value_name = "DIALECT", default_value = "twitter-v1.1", value_parser = dialect)]
+    dialect: Dialect,
+    /// End by itself after N posts, sent as fast as they are read. In x-v2 only those are sent that match
     #[arg(long, value_name = "N")]
     posts: Option<u64>,
-    /// Replay recorded v1.1 posts (JSON lines, or a search-API object) instead of generated ones
+    /// Replay recorded posts of the dialect (JSON lines, or v1.1's search-API object) instead of
+    /// generated ones
     #[arg(long, value_name = "FILE")]
     feed: Option<PathBuf>,
     /// Also write the report to FILE, as JSON
@@ -56,8 +60,8 @@ struct Arguments {
     #[arg(long, value_name = "HOW", default_value = "event")]
     learn_by: LearnBy,
     /// Instead: count the copies of each credential in the worker's memory, at each moment of its life,
-    /// over plain HTTP and TLS, and without the wiping allocator. It takes root or `CAP_SYS_PTRACE`
-    #[arg(long, conflicts_with_all = ["posts", "feed", "rotate_every"])]
+    /// in both dialects, over plain HTTP and TLS, and without the wiping allocator. It takes root or `CAP_SYS_PTRACE`
+    #[arg(long, conflicts_with_all = ["dialect", "posts", "feed", "rotate_every"])]
     scan: bool,
     /// What the generated posts and keys are drawn from
     #[arg(long, value_name = "N", env = "DEMO_SEED", default_value = "1")]
@@ -69,6 +73,11 @@ enum LearnBy {
     Event,
     Poll,
     Refusal,
+}
+
+fn dialect(name: &str) -> Result<Dialect, String> {
+    let names = Dialect::ALL.map(Dialect::name).join(" or ");
+    Dialect::ALL.into_iter().find(|dialect| dialect.name() == name).ok_or(names)
 }
 
 fn main() -> ExitCode {
@@ -135,7 +144,8 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     };
     let world = World::start(root, clock, options).await?;
     say(&format!("Local AWS   {} (account {})", world.aws.endpoint_url(), world.aws.account_id()));
-    say(&format!("Local feed  {}", world.feed.url()));
+    let [(_, feed), (_, feed_url)] = world.feed_variables(arguments.dialect);
+    say(&format!("Local feed  {feed_url} ({feed})"));
     say(&format!("Worker      {}", program.display()));
     say(match posts {
         Some(_) => "",
@@ -145,16 +155,23 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     let until = posts.map_or(Until::Stopped, Until::Posts);
     let mut display = Display::new();
     let queue_url = world.add_rotation_queue().await?;
-    let variables: &[(&str, &str)] = match arguments.learn_by {
-        LearnBy::Event => &[("ROTATION_QUEUE_URL", &queue_url)],
-        LearnBy::Poll => &[("ROTATION_POLL", "1s")],
-        LearnBy::Refusal => &[("ROTATION_POLL", "1h")],
-    };
+    let mut variables = vec![match arguments.learn_by {
+        LearnBy::Event => ("ROTATION_QUEUE_URL", &*queue_url),
+        LearnBy::Poll => ("ROTATION_POLL", "1s"),
+        LearnBy::Refusal => ("ROTATION_POLL", "1h"),
+    }];
+    if arguments.dialect == Dialect::XV2 && arguments.rotate_every.is_some() {
+        // Its default is X's figure. Nobody rotates that often there.
+        variables.push(("CONNECT_BUDGET", "1000"));
+        say("CONNECT_BUDGET is 1000 in 15 minutes, because each rotation ends a stream.\n");
+    }
     let (order, limit) = (arguments.order, arguments.rotations);
     let rotations = arguments.rotate_every.map(|every| Rotations { keys, every, order, limit });
     let show = |progress: &Progress| display.show(progress);
     let stop = interrupted()?;
-    let report = main_job::run(&world, &program, variables, until, rotations, stop, show).await?;
+    let (program, dialect, variables) = (&*program, arguments.dialect, &*variables);
+    let job = Job { program, dialect, variables, until, rotations };
+    let report = main_job::run(&world, job, stop, show).await?;
     display.end();
     say(&report.to_string());
     write_json(arguments, &report)?;

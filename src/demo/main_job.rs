@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::ecs_agent::{self, Task, Usage};
@@ -17,6 +17,7 @@ use super::key_rotation::{KeyRotation, Order};
 use super::local_aws;
 use super::report::{Report, Row};
 use super::world::World;
+use crate::feed::Dialect;
 
 /// How often the world is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,6 +43,20 @@ pub enum Error {
     /// Nothing moved any more.
     #[error("nothing has moved for {STUCK:?}; the worker's last words: {0}")]
     Stuck(String),
+}
+
+/// What is to be done.
+pub struct Job<'a> {
+    /// The worker.
+    pub program: &'a Path,
+    /// What it is to speak with the feed.
+    pub dialect: Dialect,
+    /// They replace or add to those of the task definition.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// When it is over.
+    pub until: Until,
+    /// What happens meanwhile.
+    pub rotations: Option<Rotations>,
 }
 
 /// The rotations to make while the job runs.
@@ -89,16 +104,14 @@ pub struct Progress {
 /// A worker that does not start, ends by itself or hangs.
 pub async fn run(
     world: &World,
-    program: &Path,
-    variables: &[(&str, &str)],
-    mut until: Until,
-    rotations: Option<Rotations>,
+    job: Job<'_>,
     stop: impl Future<Output = ()>,
     mut show: impl FnMut(&Progress),
 ) -> Result<Report, Error> {
+    let Job { program, dialect, variables, mut until, rotations } = job;
     let (sender, mut lines) = mpsc::unbounded_channel();
-    let feed_url = world.feed.url();
-    let mut overrides = vec![("FEED_URL", feed_url.as_str())];
+    let feed = world.feed_variables(dialect);
+    let mut overrides: Vec<_> = feed.iter().map(|(name, value)| (*name, value.as_str())).collect();
     overrides.extend_from_slice(variables);
     let started = Instant::now();
     let mut task = Task::start(&world.task_definition, program, &overrides, &world.aws, &sender)?;
@@ -110,9 +123,10 @@ pub async fn run(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(stop);
     let made = RefCell::new(Vec::new());
-    let rotating = rotate(world, rotations, &made);
+    let adopted = watch::Sender::new(0);
+    let mut rotating_on = rotations.is_some();
+    let rotating = rotate(world, dialect, rotations, &made, adopted.subscribe());
     tokio::pin!(rotating);
-    let mut rotating_on = true;
     loop {
         tokio::select! {
             biased;
@@ -128,10 +142,17 @@ pub async fn run(
                 return Err(Error::Ended(status?.to_string(), log.last));
             }
             _ = looks.tick() => {}
+            // What the rotation waits for must not wait for the next look.
+            Some(line) = lines.recv(), if rotating_on => {
+                log.read(&line);
+                adopted.send_replace(log.adopted);
+                continue;
+            }
         }
         while let Ok(line) = lines.try_recv() {
             log.read(&line);
         }
+        adopted.send_replace(log.adopted);
         watch.rotations = made.borrow().len() as u64;
         watch.look(world, &task, &log, started);
         show(&watch.progress);
@@ -158,15 +179,28 @@ pub async fn run(
     drain(&mut lines, &mut log).await;
     watch.look(world, &task, &log, started);
     show(&watch.progress);
-    report(world, &watch, &log, made.take())
+    report(world, dialect, &watch, &log, made.take())
 }
 
-/// Rotates, and notes how many seconds it took until the worker's stream was one of the new keys. Ends
-/// after the last rotation; without one never.
+/// What a rotation's time is measured to: the first sign from outside that the worker does its work
+/// with the new keys.
+const fn measured_to(dialect: Dialect) -> &'static str {
+    match dialect {
+        // A stream of their own is what proves them.
+        Dialect::TwitterV1_1 => "the first stream opened with the new keys",
+        // The application has one stream, which may be that of the old keys for as long as they last.
+        Dialect::XV2 => "the worker's word that X has taken the new keys",
+    }
+}
+
+/// Rotates, and notes how many seconds it took until the new keys were in use. Ends after the last
+/// rotation; without one never.
 async fn rotate(
     world: &World,
+    dialect: Dialect,
     rotations: Option<Rotations>,
     made: &RefCell<Vec<f64>>,
+    mut adopted: watch::Receiver<u64>,
 ) -> Result<(), Error> {
     let Some(Rotations { mut keys, every, order, limit }) = rotations else {
         return pending().await;
@@ -174,13 +208,24 @@ async fn rotate(
     world.feed.wait_until(|feed| feed.connects > 0).await;
     while limit.is_none_or(|limit| (made.borrow().len() as u64) < limit) {
         sleep(every).await;
+        let before = *adopted.borrow();
         let rotated = keys.rotate(world, order)?;
-        let used = world.feed.wait_until(|_| world.feed.opened_with(&rotated.access_token) > 0);
-        timeout(STUCK, used).await.map_err(|_| Error::NotRotated)?;
+        let opened =
+            || world.feed.wait_until(|_| world.feed.opened_with(&rotated.access_token) > 0);
+        match dialect {
+            Dialect::TwitterV1_1 => soon(opened()).await?,
+            Dialect::XV2 => soon(adopted.wait_for(|adopted| *adopted > before)).await?,
+        }
         made.borrow_mut().push(rotated.at.elapsed().as_secs_f64());
         keys.end_overlap(world);
+        soon(opened()).await?;
     }
     Ok(())
+}
+
+/// Waits for a sign of the new keys.
+async fn soon<T>(sign: impl Future<Output = T>) -> Result<(), Error> {
+    timeout(STUCK, sign).await.map(drop).map_err(|_| Error::NotRotated)
 }
 
 async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut Log) {
@@ -193,6 +238,8 @@ async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut Log) {
 #[derive(Default)]
 struct Log {
     posts: u64,
+    /// How often a new set of credentials was taken into use.
+    adopted: u64,
     /// Of the latest line with the counts.
     counts: HashMap<String, u64>,
     /// The last line that is no post.
@@ -213,6 +260,7 @@ impl Log {
                 self.counts = counts.collect();
                 line.clone_into(&mut self.last);
             }
+            Some("rotated: a new set of credentials is in use") => self.adopted += 1,
             _ => line.clone_into(&mut self.last),
         }
     }
@@ -284,6 +332,7 @@ impl Watch {
 
 fn report(
     world: &World,
+    dialect: Dialect,
     watch: &Watch,
     log: &Log,
     mut rotations: Vec<f64>,
@@ -311,6 +360,7 @@ fn report(
     last_rows.sort_by(|a, b| (b.id.len(), &b.id).cmp(&(a.id.len(), &a.id)));
     last_rows.truncate(10);
     Ok(Report {
+        dialect: dialect.name(),
         posts_sent: feed.posts_sent,
         posts_sent_matching: feed.posts_sent_matching,
         posts_read: log.count("posts_read"),
@@ -333,6 +383,7 @@ fn report(
         first_row_seconds: watch.first_row_seconds,
         peak_rss_bytes: watch.usage.peak_rss_bytes,
         rotations: rotations.len() as u64,
+        rotation_measured_to: measured_to(dialect),
         rotation_seconds_median: rotations.get(rotations.len() / 2).copied(),
         rotation_seconds_max: rotations.last().copied(),
         rss_bytes_at_100_rotations: watch.rss_bytes_at_100,

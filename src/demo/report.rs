@@ -11,6 +11,8 @@ use crate::telemetry::peer_text;
 /// The figures of one run. All were measured in it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
+    /// What the worker and the feed spoke.
+    pub dialect: &'static str,
     /// Posts that the feed handed over.
     pub posts_sent: u64,
     /// Those that must match; `None` for a recording, of which nobody knows.
@@ -49,7 +51,9 @@ pub struct Report {
     pub peak_rss_bytes: u64,
     /// Rotations of all four secrets that the worker has lived through.
     pub rotations: u64,
-    /// From the last step of a rotation to a stream that was opened with the new keys.
+    /// What the time of a rotation is measured to, from its last step.
+    pub rotation_measured_to: &'static str,
+    /// That time.
     pub rotation_seconds_median: Option<f64>,
     /// The longest of them.
     pub rotation_seconds_max: Option<f64>,
@@ -145,6 +149,7 @@ impl fmt::Display for Report {
             line("rotations", self.rotations.to_string())?;
             let times = format!("median {:.0} ms, longest {:.0} ms", median * 1e3, most * 1e3);
             line("to new keys in use (local)", times)?;
+            line("  measured to", self.rotation_measured_to.to_owned())?;
         }
         if let Some(early) = self.rss_bytes_at_100_rotations {
             let now = mega(self.rss_bytes);

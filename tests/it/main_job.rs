@@ -3,9 +3,10 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use twitterstream::demo::feed_server::{Options, Scheme};
-use twitterstream::demo::main_job::{self, Until};
+use twitterstream::demo::main_job::{self, Job, Until};
 use twitterstream::demo::tls_front::{Authority, Fronts};
 use twitterstream::demo::world::World;
+use twitterstream::feed::Dialect;
 
 use crate::support::{Stage, generated, post, program, replayed};
 
@@ -13,16 +14,22 @@ const DATE: &str = "Wed Oct 10 20:19:24 +0000 2018";
 
 #[tokio::test]
 async fn every_matching_post_is_in_the_table_once_and_to_the_letter() {
-    let stage = Stage::set(generated(0.3, 2_000)).await;
-    let never = std::future::pending();
-    let until = Until::Posts(2_000);
-    let report = main_job::run(&stage.world, program(), &[], until, None, never, |_| {});
-    let report = report.await.unwrap();
-    assert!(report.is_right(true), "{report}");
-    assert!(report.posts_matched > 400, "{report}");
-    assert!(report.rows_collided > 0, "no two posts shared a key: {report}");
-    assert_eq!(report.get_secret_value_calls, 4);
-    assert_eq!(report.worker_exit, "exit status: 0");
+    for (dialect, matching) in [(Dialect::TwitterV1_1, 0.3), (Dialect::XV2, 0.5)] {
+        let stage = Stage::set(generated(matching, 2_000)).await;
+        let never = std::future::pending();
+        let until = Until::Posts(2_000);
+        let job = Job { program: program(), dialect, variables: &[], until, rotations: None };
+        let report = main_job::run(&stage.world, job, never, |_| {}).await.unwrap();
+        assert!(report.is_right(true), "{report}");
+        assert!(report.rows_collided > 0, "no two posts shared a key: {report}");
+        assert_eq!(report.get_secret_value_calls, dialect.credentials().len() as u64);
+        assert_eq!(report.worker_exit, "exit status: 0");
+        match dialect {
+            Dialect::TwitterV1_1 => assert!(report.posts_matched > 400, "{report}"),
+            // What does not match is not sent.
+            Dialect::XV2 => assert_eq!(report.posts_matched, 2_000, "{report}"),
+        }
+    }
 }
 
 #[tokio::test]

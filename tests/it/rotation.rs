@@ -10,8 +10,9 @@ use tokio::time::timeout;
 use twitterstream::demo::feed_server::Options;
 use twitterstream::demo::key_rotation::{KeyRotation, Order};
 use twitterstream::demo::local_aws::{Effect, Fault, Service};
-use twitterstream::demo::main_job::{self, Rotations, Until};
+use twitterstream::demo::main_job::{self, Job, Rotations, Until};
 use twitterstream::demo::world::{ROTATION_QUEUE, SECRETS};
+use twitterstream::feed::Dialect;
 
 use crate::support::{Ended, Run, Stage, assert_rows, generated, own, program};
 
@@ -401,20 +402,29 @@ async fn without_its_queue_the_worker_polls_and_one_line_says_so() {
     assert_nothing_lost(&stage, run).await;
 }
 
-/// The service ends the old keys and cuts their streams, and then the labels move: fifty times.
+/// Fifty times in the harsh way: the service ends the old keys and cuts their streams, and then the
+/// labels move. And a few times in each other way, in the dialect that has one stream only.
 #[tokio::test]
-async fn fifty_harsh_rotations_lose_nothing_and_fetch_each_version_once() {
-    let stage =
-        Stage::set(Options { keep_alive: Duration::from_millis(100), ..flowing(500) }).await;
-    let queue_url = stage.world.add_rotation_queue().await.unwrap();
-    let (every, order, limit) = (Duration::from_millis(50), Order::ServiceFirst, Some(50));
-    let rotations = Rotations { keys: stage.keys(), every, order, limit };
-    let variables = [("ROTATION_QUEUE_URL", queue_url.as_str())];
-    let never = std::future::pending();
-    let until = Until::Stopped;
-    let report =
-        main_job::run(&stage.world, program(), &variables, until, Some(rotations), never, |_| {});
-    let report = report.await.unwrap();
-    assert!(report.is_right(true), "{report}");
-    assert_eq!((report.rotations, report.get_secret_value_calls), (50, 4 * 51), "{report}");
+async fn many_rotations_lose_nothing_and_fetch_each_version_once() {
+    for (dialect, order, count) in [
+        (Dialect::TwitterV1_1, Order::ServiceFirst, 50),
+        (Dialect::XV2, Order::ServiceFirst, 10),
+        (Dialect::XV2, Order::LabelsFirst, 10),
+        (Dialect::XV2, Order::Overlap, 10),
+    ] {
+        let keep_alive = Duration::from_millis(100);
+        let stage = Stage::set(Options { keep_alive, ..flowing(500) }).await;
+        let queue_url = stage.world.add_rotation_queue().await.unwrap();
+        let (every, limit) = (Duration::from_millis(50), Some(count));
+        let rotations = Some(Rotations { keys: stage.keys(), every, order, limit });
+        let variables = [("ROTATION_QUEUE_URL", queue_url.as_str())];
+        let until = Until::Stopped;
+        let job = Job { program: program(), dialect, variables: &variables, until, rotations };
+        let report = main_job::run(&stage.world, job, std::future::pending(), |_| {}).await;
+        let report = report.unwrap();
+        assert!(report.is_right(true), "{order:?} {report}");
+        let fetched = dialect.credentials().len() as u64 * (count + 1);
+        let made = (report.rotations, report.get_secret_value_calls);
+        assert_eq!(made, (count, fetched), "{order:?} {report}");
+    }
 }

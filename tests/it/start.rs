@@ -32,7 +32,11 @@ async fn stage() -> Stage {
 
 #[tokio::test]
 async fn every_fault_of_the_configuration_is_named_at_once_with_exit_64() {
-    let variables = [("FEED_URL", "http://example.com/MARKER"), ("ACCESSTOKEN_SECRET", "MARK ER")];
+    let variables = [
+        ("FEED", "MARK"),
+        ("FEED_URL", "http://example.com/MARKER"),
+        ("ACCESSTOKEN_SECRET", "MARK ER"),
+    ];
     let (code, log, error) = alone(&variables, &[]).await;
     assert_eq!((code, log.as_str()), (Some(64), ""));
     for word in

@@ -177,15 +177,7 @@ impl Config {
             FEED_URL,
             safe_url,
         );
-        let backfill_minutes = reader.optional("BACKFILL_MINUTES", BACKFILL, |text| {
-            text.parse().ok().filter(|minutes| (1..=5).contains(minutes))
-        });
-        let partition = reader.optional("PARTITION", PARTITION, |text| {
-            text.parse().ok().filter(|partition| *partition > 0)
-        });
-        let connects = reader.parse("CONNECT_BUDGET", "50", CONNECTS, |text| {
-            text.parse().ok().filter(|connects| (1..=1000).contains(connects))
-        });
+        let stream_options = reader.stream_options();
         let posts = reader.optional("READ_BUDGET", POSTS, read_budget::Limits::parse);
         let rotation_poll = reader.parse("ROTATION_POLL", "60s", POLL, poll);
         let rotation_queue_url =
@@ -220,7 +212,7 @@ impl Config {
             table,
             filter,
             feed_url,
-            connects,
+            stream_options,
             rotation_poll,
             rotation_bridge,
             start_limit,
@@ -234,7 +226,7 @@ impl Config {
                 Some(table),
                 Some(filter),
                 Some(feed_url),
-                Some(connects),
+                Some(stream_options),
                 Some(rotation_poll),
                 Some(rotation_bridge),
                 Some(start_limit),
@@ -249,7 +241,7 @@ impl Config {
                 references,
                 dialect,
                 feed_url,
-                stream_options: StreamOptions { backfill_minutes, partition, connects },
+                stream_options,
                 read_budget: posts.unwrap_or_default(),
                 rotation_poll,
                 rotation_queue_url,
@@ -373,6 +365,19 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
             self.fault("FEED", names);
         }
         dialect
+    }
+
+    fn stream_options(&mut self) -> Option<StreamOptions> {
+        let backfill_minutes = self.optional("BACKFILL_MINUTES", BACKFILL, |text| {
+            text.parse().ok().filter(|minutes| (1..=5).contains(minutes))
+        });
+        let partition = self.optional("PARTITION", PARTITION, |text| {
+            text.parse().ok().filter(|partition| *partition > 0)
+        });
+        let connects = self.parse("CONNECT_BUDGET", "50", CONNECTS, |text| {
+            text.parse().ok().filter(|connects| (1..=1000).contains(connects))
+        });
+        Some(StreamOptions { backfill_minutes, partition, connects: connects? })
     }
 
     fn reference(&mut self, credential: Credential) -> Option<Reference> {

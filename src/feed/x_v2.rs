@@ -19,7 +19,7 @@ mod rules;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, Response, StatusCode};
 use secrecy::SecretString;
@@ -297,9 +297,12 @@ impl XV2 {
         request: Request,
         session: &Session,
     ) -> Result<T, Refused> {
+        let is_change = request.method() == reqwest::Method::POST;
         let response = self.client.send(request).await?;
-        // A rule that is refused is told of in the body, with either status.
-        if !response.status().is_success() && response.status() != StatusCode::BAD_REQUEST {
+        // A rule that is refused is told of in the body, with any of these.
+        let told = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY];
+        let is_told = is_change && told.contains(&response.status());
+        if !response.status().is_success() && !is_told {
             return Err(self.refused(response, session, RULES).await);
         }
         let body = self.body(response, session, RULES).await?;
@@ -313,7 +316,7 @@ impl XV2 {
         session: &Session,
         path: &str,
     ) -> Result<Bytes, Failure> {
-        let mut body = bytes::BytesMut::new();
+        let mut body = BytesMut::new();
         let reading = async {
             while let Some(chunk) = response.chunk().await? {
                 if body.len() + chunk.len() > LONGEST_ANSWER {

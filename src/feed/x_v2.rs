@@ -342,7 +342,7 @@ impl XV2 {
         let failure = match refusal.status.as_u16() {
             401 => refusal.wait(Class::Http, true, "the bearer token was refused"),
             403 => refusal.wait(Class::Http, true, "access is forbidden for these credentials"),
-            400 => refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION"),
+            400 if path == STREAM => refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION"),
             // The header with it is that of the connect budget, which has nothing to do with it.
             429 if refusal.text.contains("TooManyConnections") => refusal.without_reset().wait(
                 Class::RateLimit,

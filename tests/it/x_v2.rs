@@ -181,6 +181,7 @@ async fn each_refusal_of_each_endpoint_is_named_and_waited_for_as_documented() {
         (Endpoint::Token, 429, "less often", "rate limit"),
         (Endpoint::Rules, 403, "forbidden", "http"),
         (Endpoint::Rules, 503, "503", "http"),
+        (Endpoint::Rules, 400, "400", "http"),
         (Endpoint::Stream, 403, "forbidden", "http"),
         (Endpoint::Stream, 420, "less often", "rate limit"),
         (Endpoint::Stream, 502, "502", "http"),

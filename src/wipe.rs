@@ -1,7 +1,8 @@
 //! What a computation leaves on the stack, overwritten.
 //!
 //! The allocator wipes the heap. But whoever signs with a secret, encodes it or compares it spills
-//! parts of it into its stack frames, and these stay there until something else happens to be called.
+//! parts of it into its stack frames and leaves parts of it in registers, and these stay there until
+//! something else happens to be called.
 
 use std::hint::black_box;
 use std::pin::Pin;
@@ -27,8 +28,20 @@ fn below<T>(compute: impl FnOnce() -> T) -> T {
 #[inline(never)]
 #[expect(clippy::large_stack_arrays, reason = "the stack is what it is for")]
 fn overwrite() {
+    let mut block = [0_u8; DEPTH];
     // The compiler must believe that somebody reads it.
-    black_box(&mut [0_u8; DEPTH]);
+    black_box(&mut block);
+    // The vector registers that the last copies went through still hold what they copied, and the next
+    // signal's frame would put them on the stack. Copies of every class of length go through all of
+    // them.
+    let (from, to) = block.split_at_mut(DEPTH / 2);
+    for length in [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 1024, 16 * 1024] {
+        let length = black_box(length);
+        if let (Some(to), Some(from)) = (to.get_mut(..length), from.get(..length)) {
+            to.copy_from_slice(black_box(from));
+        }
+    }
+    black_box(&mut block);
 }
 
 /// A future that wipes the stack after each of its steps.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Clock;
 use super::ecs_agent::{self, Task};
@@ -339,6 +339,8 @@ impl Scanned {
         self.posts(sent + 100).await?;
         self.task.terminate();
         self.said("the stream is closed; writing what was accepted").await?;
+        // The rotation ends with the stream, a moment after this was said, and with it the credentials.
+        self.idle().await?;
         self.scan("drain", Demand::None)?;
         self.world.aws.clear_faults();
         let _ = self.task.stop().await?;
@@ -371,6 +373,16 @@ impl Scanned {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(self.not_reached(message)),
         }
+    }
+
+    /// Waits until the worker has nothing to do.
+    async fn idle(&self) -> Result<(), Error> {
+        let idle = async {
+            while !self.task.id().is_some_and(memory_scan::is_idle) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(LIMIT, idle).await.map_err(|_| self.not_reached("an end of its work"))
     }
 
     fn not_reached(&self, what: &'static str) -> Error {

@@ -278,17 +278,26 @@ impl Drop for Stopped {
 
 /// `None` where the process is gone.
 fn all_threads_stopped(pid: u32) -> Option<bool> {
+    let states = states(pid)?;
+    let gone = states.iter().any(|state| matches!(state, 'Z' | 'X'));
+    (!gone).then(|| states.iter().all(|state| matches!(state, 'T' | 't')))
+}
+
+/// Whether every thread of a process waits for something to happen.
+#[must_use]
+pub fn is_idle(pid: u32) -> bool {
+    states(pid).is_some_and(|states| states.iter().all(|state| *state == 'S'))
+}
+
+/// The state of each thread of a process, as `proc_pid_stat(5)` has it. `None` where it is gone.
+fn states(pid: u32) -> Option<Vec<char>> {
+    let mut states = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
-        // The state follows the name, which stands in parentheses (proc_pid_stat(5)).
-        let state = stat.rsplit_once(") ")?.1.chars().next()?;
-        match state {
-            'T' | 't' => {}
-            'Z' | 'X' => return None,
-            _ => return Some(false),
-        }
+        // The state follows the name, which stands in parentheses.
+        states.push(stat.rsplit_once(") ")?.1.chars().next()?);
     }
-    Some(true)
+    Some(states)
 }
 
 #[cfg(test)]

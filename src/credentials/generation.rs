@@ -88,7 +88,7 @@ pub(crate) fn spellings(value: &str) -> [Zeroizing<String>; 6] {
     let base64 = |before: usize| {
         let mut longer = Zeroizing::new("\0".repeat(before));
         longer.push_str(value);
-        let encoded = Zeroizing::new(aws_smithy_types::base64::encode(longer.as_bytes()));
+        let encoded = wipe::base64(longer.as_bytes());
         let (first, last) = ((before * 8).div_ceil(6), longer.len() * 8 / 6);
         encoded.get(first..last).unwrap_or_default().to_owned()
     };

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::secret;
 use crate::credentials::{Credential, Generation, LONGEST_VALUE, UNRESERVED};
 use crate::feed::dialect::Failure;
+use crate::wipe;
 
 /// The request for a token.
 ///
@@ -24,10 +25,7 @@ pub fn request(url: Url, generation: &Generation) -> Result<Request, Failure> {
     // X asks for RFC 1738's encoding first; of the letters that keys consist of it changes none.
     let encoded = |text| utf8_percent_encode(text, UNRESERVED);
     let pair = Zeroizing::new(format!("{}:{}", encoded(key), encoded(secret)));
-    let basic = Zeroizing::new(format!(
-        "Basic {}",
-        *Zeroizing::new(aws_smithy_types::base64::encode(pair.as_bytes()))
-    ));
+    let basic = Zeroizing::new(format!("Basic {}", *wipe::base64(pair.as_bytes())));
     let mut request = Request::new(Method::POST, url);
     let form = HeaderValue::from_static("application/x-www-form-urlencoded;charset=UTF-8");
     request.headers_mut().insert(CONTENT_TYPE, form);

@@ -12,7 +12,7 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
 /// In a string its quotes would be escaped.
 static USER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(",\"user\":{"));
@@ -22,8 +22,8 @@ static USER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(",\"user\"
 pub struct Head<'a> {
     /// The post's `id_str`.
     pub id: &'a str,
-    /// All parts of the JSON in which texts stand that a filter searches: without the author's profile,
-    /// where its end is plain. That is most of a post, and where track words stand most often.
+    /// All of the JSON in which texts stand that a filter searches: without the author's profile, which is
+    /// most of a post, and where track words stand most often.
     pub searched: [&'a [u8]; 2],
 }
 
@@ -53,9 +53,11 @@ impl<'a> Head<'a> {
         }
         let id = str::from_utf8(id.filter(|_| is_dated)?).ok()?;
         let (before, user) = rest.split_at_checked(USER.find(rest)?)?;
-        let searched = match (behind_user(user), retweeted) {
-            (Some(behind), None) => [before, behind],
-            (_, retweeted) => [retweeted.unwrap_or(rest), &[]],
+        // The first closing brace is the profile's end, or stands in the profile.
+        let behind = user.get(memchr(b'}', user)?..)?;
+        let searched = match retweeted {
+            None => [before, behind],
+            Some(retweeted) => [retweeted, &[]],
         };
         Some(Self { id, searched })
     }
@@ -67,15 +69,6 @@ fn digits(json: &[u8]) -> Option<(&[u8], &[u8])> {
     // Up to 19 digits are in range. A number may not begin with a zero.
     let is_id = (1..20).contains(&length) && !json.starts_with(b"0");
     json.split_at_checked(length).filter(|_| is_id)
-}
-
-/// What follows a `user` that has no object in it, from its closing brace on.
-fn behind_user(user: &[u8]) -> Option<&[u8]> {
-    let members = user.get(USER.needle().len()..)?;
-    let behind = members.get(memchr2(b'{', b'}', members)?..)?;
-    // Or the brace is in a string: then the quote is the end of that, and no letter follows it.
-    let is_end = behind.strip_prefix(b"},\"")?.first()?.is_ascii_lowercase();
-    is_end.then_some(behind)
 }
 
 /// What follows an object.

@@ -337,7 +337,7 @@ pub fn hostile() -> impl Strategy<Value = Vec<u8>> {
         "",
     ];
     let leaf = select(LEAVES).prop_map(str::to_owned);
-    let json = leaf.prop_recursive(4, 24, 6, |inner| {
+    let json = leaf.prop_recursive(3, 8, 4, |inner| {
         let members = vec((select(NAMES), inner.clone()), 0..7);
         prop_oneof![
             3 => members.prop_map(|members| {
@@ -347,5 +347,29 @@ pub fn hostile() -> impl Strategy<Value = Vec<u8>> {
             1 => vec(inner, 0..3).prop_map(|values| format!("[{}]", values.join(","))),
         ]
     });
-    json.prop_map(|json| if json.is_empty() { b"{".to_vec() } else { json.into_bytes() })
+    prop_oneof![json, almost_posts()]
+        .prop_map(|json| if json.is_empty() { b"{".to_vec() } else { json.into_bytes() })
+}
+
+/// Members of a post in v1.1's order, some of them missing, or with values that make something else of it.
+fn almost_posts() -> impl Strategy<Value = String> {
+    const MEMBERS: [(&str, &[&str]); 7] = [
+        ("x", &["", "null", "\"limit\""]),
+        ("created_at", &["\"d\"", "\"d\"", "\"\"", "null", "5", "\"\\u0064\"", ""]),
+        ("id", &["7", "7", "\"7\"", "-7", "07", "7.5", "77777777777777777777", "null", ""]),
+        ("id_str", &["\"7\"", "\"7\"", "\"\"", "\"seven\"", "\"7x\"", "7", "null", ""]),
+        ("text", &["\"t\"", "\"t\"", "null", "5", ""]),
+        ("limit", &["", "", "null"]),
+        ("user", &["{\"screen_name\":\"u\"}", "{\"screen_name\":\"u\"}", "null", "5", ""]),
+    ];
+    let front = select(
+        &["", "", "\"limit\":{\"track\":1},", "\"delete\":false,", "\"is_quote_status\":false,"][..],
+    );
+    let values = MEMBERS.map(|(_, values)| select(values));
+    let end = select(&["}", "}", "}", "", "]"][..]);
+    (front, values, end).prop_map(|(front, values, end)| {
+        let members = MEMBERS.iter().zip(values).filter(|(_, value)| !value.is_empty());
+        let members = members.map(|((name, _), value)| format!("\"{name}\":{value}"));
+        format!("{{{front}{}{end}", members.collect::<Vec<_>>().join(","))
+    })
 }

@@ -7,8 +7,10 @@ mod reference;
 pub mod rotation;
 pub mod secrets_manager;
 
+pub(crate) use generation::UNRESERVED;
+#[cfg(feature = "demo")]
+pub(crate) use generation::spellings;
 pub use generation::{Generation, Held, redact};
-pub(crate) use generation::{UNRESERVED, spellings};
 pub use reference::{Reference, ReferenceError, VersionChoice};
 pub use secrets_manager::{FetchError, LONGEST_VALUE, SecretsManager};
 

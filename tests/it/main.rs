@@ -3,6 +3,7 @@
 //! - `local_aws`, `local_aws_sqs`, `feed_server`, `feed_server_v2`: the world itself, with its negative controls.
 //!   Without them the tests below would prove nothing.
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
+//! - `collisions`: each post is one item, whatever the order, the redelivery, the workers and the restarts.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
 //! - `x_v2`: the X API v2, with a token, rules and one stream.
@@ -23,6 +24,7 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod collisions;
 mod feed_server;
 mod feed_server_v2;
 mod feed_trouble;

@@ -65,6 +65,8 @@ pub enum Effect {
     Hang,
     /// Its connection is reset (TCP RST) without an answer.
     Reset,
+    /// It is carried out, and then its connection is reset in place of the answer: the caller cannot know.
+    LoseAnswer,
 }
 
 struct Armed {

@@ -318,6 +318,10 @@ impl Gateway {
                 // It will not arrive.
                 Some(ApiError::new(500, "InternalFailure", ""))
             }
+            Effect::LoseAnswer => {
+                connection.reset();
+                None
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -47,6 +48,15 @@ pub enum Hardening {
     Required,
 }
 
+/// Where rows wait on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spool {
+    /// `SPOOL_DIR`.
+    pub folder: PathBuf,
+    /// `SPOOL_BYTES`: how much of it they may take.
+    pub bytes: u64,
+}
+
 /// Everything the worker was told, checked.
 #[derive(Debug)]
 pub struct Config {
@@ -72,6 +82,8 @@ pub struct Config {
     pub rotation_queue_url: Option<String>,
     /// Whether a refused AWSCURRENT may be bridged by other labels: `ROTATION_BRIDGE`.
     pub rotation_bridge: bool,
+    /// Where rows wait while the table is away; in memory alone where it is not set.
+    pub spool: Option<Spool>,
     /// How long startup retries what is transient: `START_LIMIT`.
     pub start_limit: Duration,
     /// How long a stop may drain: `STOP_LIMIT`.
@@ -112,7 +124,7 @@ impl fmt::Display for Faults {
 }
 
 /// Variables of later versions. Whoever sets one is told that it changes nothing yet.
-const UNHEEDED: [&str; 3] = ["SPOOL_DIR", "SPOOL_BYTES", "METRICS_NAMESPACE"];
+const UNHEEDED: [&str; 1] = ["METRICS_NAMESPACE"];
 
 /// Why a variable has no place in the environment.
 #[derive(Clone, Copy)]
@@ -187,6 +199,8 @@ impl Config {
             "off" => Some(false),
             _ => None,
         });
+        let spool_folder = reader.optional("SPOOL_DIR", SPOOL_DIR, folder);
+        let spool_bytes = reader.parse("SPOOL_BYTES", "1GiB", SPOOL_BYTES, bytes);
         let start_limit = reader.parse("START_LIMIT", "5m", DURATION, duration);
         let stop_limit = reader.parse("STOP_LIMIT", "25s", DURATION, duration);
         let hardening = reader.parse("HARDENING", "best-effort", HARDENING, |text| match text {
@@ -215,6 +229,7 @@ impl Config {
             stream_options,
             rotation_poll,
             rotation_bridge,
+            spool_bytes,
             start_limit,
             stop_limit,
             hardening,
@@ -229,6 +244,7 @@ impl Config {
                 Some(stream_options),
                 Some(rotation_poll),
                 Some(rotation_bridge),
+                Some(bytes),
                 Some(start_limit),
                 Some(stop_limit),
                 Some(hardening),
@@ -246,6 +262,7 @@ impl Config {
                 rotation_poll,
                 rotation_queue_url,
                 rotation_bridge,
+                spool: spool_folder.map(|folder| Spool { folder, bytes }),
                 start_limit,
                 stop_limit,
                 hardening,
@@ -274,6 +291,8 @@ const POLL: &str = "a duration with its unit from 1s to 1h, such as 60s";
 const QUEUE_URL: &str =
     "the URL of an SQS queue: https, without user, password, query and fragment";
 const BRIDGE: &str = "on or off";
+const SPOOL_DIR: &str = "the absolute path of a folder that the worker may write";
+const SPOOL_BYTES: &str = "a number of bytes from 1MiB to 1TiB, as it is or in KiB, MiB or GiB";
 const HARDENING: &str = "best-effort or required";
 const LOG_FORMAT: &str = "json or text";
 const LOG_FILTER: &str =
@@ -443,6 +462,18 @@ pub fn is_loopback(url: &str) -> bool {
 
 fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|duration| *duration <= Duration::from_hours(24))
+}
+
+fn folder(text: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("", 1)];
+    let (number, unit) =
+        units.into_iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    let bytes = number.trim_end().parse::<u64>().ok()?.checked_mul(unit)?;
+    (1 << 20..=1 << 40).contains(&bytes).then_some(bytes)
 }
 
 fn poll(text: &str) -> Option<Duration> {
@@ -663,7 +694,25 @@ mod tests {
 
     #[test]
     fn variables_without_effect_are_known() {
-        let config = Config::read(&[FEED, ("SPOOL_DIR", "/spool")]).unwrap();
-        assert_eq!(config.unheeded, ["SPOOL_DIR"]);
+        let config = Config::read(&[FEED, ("METRICS_NAMESPACE", "x")]).unwrap();
+        assert_eq!(config.unheeded, ["METRICS_NAMESPACE"]);
+    }
+
+    #[test]
+    fn the_size_of_the_spool_has_a_unit_or_is_in_bytes() {
+        let spool = |bytes| {
+            let environment = [FEED, ("SPOOL_DIR", "/spool"), ("SPOOL_BYTES", bytes)];
+            Config::read(&environment).map(|config| config.spool.unwrap().bytes)
+        };
+        for (text, bytes) in
+            [("", 1 << 30), ("1048576", 1 << 20), ("3 MiB", 3 << 20), ("1TiB", 1 << 40)]
+        {
+            assert_eq!(spool(text), Ok(bytes), "{text}");
+        }
+        for text in ["1", "1MB", "-1GiB", "GiB", "2TiB", "99999999999999999999", "1.5GiB"] {
+            assert_eq!(faulty(&[FEED, ("SPOOL_BYTES", text)]), ["SPOOL_BYTES"], "{text}");
+        }
+        assert_eq!(faulty(&[FEED, ("SPOOL_DIR", "spool")]), ["SPOOL_DIR"]);
+        assert_eq!(Config::read(&[FEED]).unwrap().spool, None);
     }
 }

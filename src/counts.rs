@@ -15,9 +15,36 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
     /// How many so far.
     #[must_use]
     pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that grows and shrinks.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// So many less.
+    pub fn subtract(&self, less: u64) {
+        self.0.fetch_sub(less, Ordering::Relaxed);
+    }
+
+    /// How many now.
+    #[must_use]
+    pub fn level(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -47,6 +74,14 @@ pub struct Counts {
     pub rotation_events: Counter,
     /// Messages of the queue that were not.
     pub rotation_events_foreign: Counter,
+    /// Rows that an earlier process has left in the spool.
+    pub rows_recovered: Counter,
+    /// Rows that went to the disk, because the table was away or the queue full.
+    pub rows_spooled: Counter,
+    /// Rows that are there now, or on their way.
+    pub rows_in_spool: Gauge,
+    /// Rows for which there was no room, neither in memory nor on the disk: they are lost.
+    pub rows_dropped: Counter,
     /// Rows that DynamoDB has acknowledged.
     pub rows_written: Counter,
     /// Those of them that found their key taken and went to `date#id`.
@@ -70,10 +105,14 @@ pub struct Summary {
     pub posts_matched: u64,
     pub rotation_events: u64,
     pub rotation_events_foreign: u64,
+    pub rows_recovered: u64,
+    pub rows_spooled: u64,
+    pub rows_in_spool: u64,
+    pub rows_dropped: u64,
     pub rows_written: u64,
     pub rows_collided: u64,
     pub rows_rejected: u64,
-    /// Rows accepted, and neither written nor rejected yet. At the end of a run they are lost.
+    /// Rows accepted or recovered, and neither written nor rejected nor dropped yet.
     pub rows_waiting: u64,
 }
 
@@ -86,7 +125,12 @@ impl Counts {
         let rows_rejected = self.rows_rejected.count();
         let rows_collided = self.rows_collided.count();
         let rows_written = self.rows_written.count();
+        let rows_dropped = self.rows_dropped.count();
+        let rows_in_spool = self.rows_in_spool.level();
+        let rows_spooled = self.rows_spooled.count();
+        let rows_recovered = self.rows_recovered.count();
         let posts_matched = self.posts_matched.count();
+        let accepted = posts_matched + rows_recovered;
         Summary {
             connects: self.connects.count(),
             posts_read: self.posts_read.count(),
@@ -99,10 +143,14 @@ impl Counts {
             posts_matched,
             rotation_events: self.rotation_events.count(),
             rotation_events_foreign: self.rotation_events_foreign.count(),
+            rows_recovered,
+            rows_spooled,
+            rows_in_spool,
+            rows_dropped,
             rows_written,
             rows_collided,
             rows_rejected,
-            rows_waiting: posts_matched.saturating_sub(rows_written + rows_rejected),
+            rows_waiting: accepted.saturating_sub(rows_written + rows_rejected + rows_dropped),
         }
     }
 }

@@ -9,17 +9,19 @@
 //! 3. [`feed`] signs a request with them, keeps the stream open, cuts it into records and reads
 //!    each record as a message.
 //! 4. [`filter`] keeps the posts that match the track phrases.
-//! 5. [`table`] writes user, date and text of each to DynamoDB.
-//! 6. [`worker`] is the straight line through all of them, and the drain at a stop.
+//! 5. [`backlog`] is where what was kept waits: in memory, or on disk while the table is away.
+//! 6. [`writers`] put user, date and text of each into the [`table`] in DynamoDB.
+//! 7. [`worker`] is the straight line through all of them, and the drain at a stop.
 //!
 //! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`] hardens the process before anything is read, [`counts`] counts what
 //! passes, [`clock`] tells the time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in
 //! a log, and how, and [`wipe`] cleans the stack behind whoever has used a secret.
 //!
-//! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, table}`.
+//! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, backlog, writers}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
 
 pub mod aws;
+pub mod backlog;
 pub mod clock;
 pub mod config;
 pub mod counts;
@@ -35,3 +37,4 @@ pub mod table;
 pub mod telemetry;
 pub mod wipe;
 pub mod worker;
+pub mod writers;

@@ -7,34 +7,27 @@
 //! to `date` + `#` + id, which no other post can have. Redelivery in any order changes nothing, and
 //! an item without an id, which another worker left behind, stays. `PutItem` is all that it needs.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
 
 use crate::aws::{Answer, is_denial, no_task_role};
-use crate::counts::Counts;
-use crate::retry::Jitter;
 
-/// How many rows wait in memory for the table, at the most. One has about 0.4 KB.
-pub const QUEUE: usize = 65_536;
+/// The longest partition key, the longest sort key and the largest item, in bytes ("Quotas in Amazon
+/// DynamoDB").
+const PARTITION_KEY: usize = 2_048;
+const SORT_KEY: usize = 1_024;
+const ITEM: usize = 400 * 1_024;
 
-/// How many `PutItem` calls are under way at once, at the most.
-const IN_FLIGHT: usize = 64;
-
-/// The longest wait before a row is tried again: short enough that a stop writes what an outage that
-/// is just over has left.
-const RETRY: Duration = Duration::from_secs(2);
+/// What a row takes beside its strings, in memory or on disk.
+const ROW: usize = 64;
 
 /// What is kept of a post.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
     /// The author's screen name: the partition key.
     pub user: String,
@@ -44,6 +37,44 @@ pub struct Row {
     pub text: String,
     /// The post's id.
     pub id: String,
+}
+
+impl Row {
+    /// About how many bytes it takes where it waits.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        Self::size_of(&self.user, &self.date, &self.text, &self.id)
+    }
+
+    /// The same of a row of these strings.
+    #[must_use]
+    pub const fn size_of(user: &str, date: &str, text: &str, id: &str) -> usize {
+        ROW + user.len() + date.len() + text.len() + id.len()
+    }
+
+    /// Why no table can ever take it.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        let names = "userdatetextid".len();
+        let longest_date = self.date_and_id_len();
+        match () {
+            () if self.user.is_empty() => Some("the user is empty, and it is the partition key"),
+            () if self.date.is_empty() => Some("the date is empty, and it is the sort key"),
+            () if self.user.len() > PARTITION_KEY => Some("the user is longer than 2,048 bytes"),
+            () if longest_date > SORT_KEY => Some("date and id are longer than 1,024 bytes"),
+            () if self.size() - ROW + names + longest_date > ITEM => Some("it is over 400 KB"),
+            () => None,
+        }
+    }
+
+    /// The sort key where the date alone is taken.
+    fn date_and_id(&self) -> String {
+        format!("{}#{}", self.date, self.id)
+    }
+
+    fn date_and_id_len(&self) -> usize {
+        self.date.len() + 1 + self.id.len()
+    }
 }
 
 /// A DynamoDB table.
@@ -70,7 +101,8 @@ pub struct TableError {
 pub enum Kind {
     /// The condition does not hold: another post has the key.
     Taken,
-    /// This item can never be written: too large, a key too long.
+    /// The table does not take this item. It has no [`Row::fault`], so it is the table that is not
+    /// as it must be; unless it takes others.
     Invalid,
     /// IAM refused, or the role's credentials are not known.
     Denied,
@@ -112,10 +144,22 @@ impl Kind {
 }
 
 impl Table {
-    /// The table `name`, written with the credentials, region and endpoint of `sdk`.
+    /// The table `name`, written with the credentials, region and endpoint of `sdk`. Each call is
+    /// one try: whoever writes knows better how long a row can wait.
     #[must_use]
     pub fn new(sdk: &SdkConfig, name: String) -> Self {
-        Self { client: Client::new(sdk), name }
+        let config = aws_sdk_dynamodb::config::Builder::from(sdk)
+            .retry_config(RetryConfig::disabled())
+            // For long bodies. A PutItem has a limit for the whole of it.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
+        Self { client: Client::from_conf(config), name }
+    }
+
+    /// Its name or ARN.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Proves that rows can be written, and writes none: a `PutItem` whose condition can never
@@ -148,10 +192,13 @@ impl Table {
     }
 
     /// Puts one row: `Ok(true)` where its key was taken and it went to `date#id`.
-    async fn put(&self, row: &Row) -> Result<bool, TableError> {
+    ///
+    /// # Errors
+    /// What DynamoDB answers. To ask again is always safe.
+    pub async fn put(&self, row: &Row) -> Result<bool, TableError> {
         match self.put_at(row, row.date.clone()).await {
             Err(TableError { kind: Kind::Taken, .. }) => {
-                self.put_at(row, format!("{}#{}", row.date, row.id)).await.map(|()| true)
+                self.put_at(row, row.date_and_id()).await.map(|()| true)
             }
             other => other.map(|()| false),
         }
@@ -191,58 +238,4 @@ impl Table {
         };
         TableError { kind, table: self.name.clone(), answer: Answer::of(error) }
     }
-
-    /// Writes a row, however long it takes. Only a row that can never be written is given up.
-    async fn write(&self, row: Row, counts: &Counts) {
-        let mut jitter = Jitter::new(Duration::from_millis(100), RETRY);
-        loop {
-            let error = match self.put(&row).await {
-                Ok(collided) => {
-                    if collided {
-                        counts.rows_collided.increment();
-                    }
-                    counts.rows_written.increment();
-                    return;
-                }
-                Err(error) => error,
-            };
-            match error.kind {
-                Kind::Invalid | Kind::Taken => {
-                    counts.rows_rejected.increment();
-                    tracing::error!(
-                        id = row.id.as_str(),
-                        error = %error,
-                        "a row can never be written and was dropped",
-                    );
-                    return;
-                }
-                Kind::Denied | Kind::NoTaskRole | Kind::NoTable | Kind::Transient => {
-                    let wait = jitter.next_wait();
-                    tracing::warn!(
-                        error = %error,
-                        advice = error.kind.advice(),
-                        wait_seconds = wait.as_secs_f64(),
-                        rows_waiting = counts.summary().rows_waiting,
-                        "a row was not written yet",
-                    );
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-    }
-}
-
-/// Writes the rows of the queue, many at once, until the queue is closed and empty.
-pub async fn write_all(table: Table, mut queue: mpsc::Receiver<Row>, counts: Arc<Counts>) {
-    let mut writing = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            Some(()) = writing.next() => {}
-            row = queue.recv(), if writing.len() < IN_FLIGHT => match row {
-                Some(row) => writing.push(table.write(row, &counts)),
-                None => break,
-            },
-        }
-    }
-    while writing.next().await.is_some() {}
 }

@@ -3,15 +3,19 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use crate::backlog::{self, Backlog, QUEUE_ROWS, Rest, Waiting};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Spool};
 use crate::counts::{Counts, Summary};
 use crate::credentials::queue;
 use crate::credentials::rotation::{self, Reason, Rotation};
@@ -24,11 +28,15 @@ use crate::feed::x_v2::XV2;
 use crate::feed::{Dialect, Feed, FeedError};
 use crate::filter::Filter;
 use crate::retry::Jitter;
-use crate::table::{self, Row, Table, TableError};
+use crate::table::{Row, Table, TableError};
 use crate::telemetry::chain;
+use crate::writers::Writers;
 
 /// How often the counts are logged while they change.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// How often dropped rows are reported while there are more and more of them.
+const DROPPED: Duration = Duration::from_mins(1);
 
 /// What the worker was asked to do, by signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +65,21 @@ pub enum WorkerError {
     /// Rows were accepted and not written.
     #[error("{0} rows were accepted and not written")]
     RowsLost(u64),
+    /// Rows wait on the disk.
+    #[error(
+        "{rows} rows were not written and are left in the spool in {}: the next worker with this disk \
+         writes them. On Fargate the disk ends with its task",
+        folder.display()
+    )]
+    RowsLeft {
+        /// How many.
+        rows: u64,
+        /// `SPOOL_DIR`.
+        folder: PathBuf,
+    },
+    /// The system gives no thread.
+    #[error("the worker could not start its threads")]
+    Threads(#[source] io::Error),
 }
 
 /// Runs until it is asked to stop, or cannot go on.
@@ -73,6 +96,11 @@ pub async fn run(
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
     let secrets = SecretsManager::new(sdk.clone());
+    // A large spool that a killed process has left takes a second or two to be read.
+    let opening = tokio::task::spawn_blocking({
+        let (spool, counts) = (config.spool.clone(), Arc::clone(&counts));
+        move || backlog::open(spool.as_ref().map(|spool| (&*spool.folder, spool.bytes)), &counts)
+    });
     let started = tokio::select! {
         started = start(config, &secrets, &table) => started,
         () = asked(&mut requests, Request::Drain) => {
@@ -103,34 +131,44 @@ pub async fn run(
         ));
     }
 
-    let (queue, rows) = mpsc::channel(table::QUEUE);
-    let mut writing = tokio::spawn(table::write_all(table, rows, Arc::clone(&counts)));
+    let (backlog, rest, rows) = opened(opening).await.map_err(WorkerError::Threads)?;
+    let mut writers = Writers::start(&table, &rows, &counts).map_err(WorkerError::Threads)?;
+    drop(rows);
     let reading = tokio::select! {
-        Err(error) = read(feed, &config.filter, queue, &counts) => Err(error),
+        Err(error) = read(feed, &config.filter, backlog, &counts) => Err(error),
         () = progress(&counts, &status) => Ok(()),
         () = asked(&mut requests, Request::Drain) => Ok(()),
     };
 
-    // The stream is closed now, and so is the queue's sending end: the writing ends once the queue
-    // is empty.
+    // The stream is closed now, and so is the backlog: the writers end once nothing waits.
     let rows_waiting = counts.summary().rows_waiting;
     tracing::info!(rows_waiting, "the stream is closed; writing what was accepted");
     tokio::select! {
-        drained = timeout(config.stop_limit, &mut writing) => if drained.is_err() {
+        drained = timeout(config.stop_limit, writers.ended()) => if drained.is_err() {
             tracing::error!(limit = ?config.stop_limit, "STOP_LIMIT passed with rows still to write");
         },
         () = asked(&mut requests, Request::Leave) => {
             tracing::error!("asked a second time to stop: leaving at once");
         }
     }
-    writing.abort();
+    writers.leave().await;
+    rest.flush().await;
     let summary = counts.summary();
     log(&summary, None, "stopped");
     reading.map_err(WorkerError::Feed)?;
-    match summary.rows_waiting {
-        0 => Ok(()),
-        lost => Err(WorkerError::RowsLost(lost)),
+    match (summary.rows_waiting.saturating_sub(summary.rows_in_spool), &config.spool) {
+        (0, Some(Spool { folder, .. })) if summary.rows_waiting > 0 => {
+            Err(WorkerError::RowsLeft { rows: summary.rows_waiting, folder: folder.clone() })
+        }
+        (0, _) => Ok(()),
+        (lost, _) => Err(WorkerError::RowsLost(lost)),
     }
+}
+
+type Opened = (Backlog, Rest, async_channel::Receiver<Waiting>);
+
+async fn opened(opening: JoinHandle<io::Result<Opened>>) -> io::Result<Opened> {
+    opening.await.map_err(io::Error::other)?
 }
 
 /// The dialect of the configuration.
@@ -208,14 +246,14 @@ where
 async fn read(
     mut feed: Feed,
     filter: &Filter,
-    queue: mpsc::Sender<Row>,
+    backlog: Backlog,
     counts: &Counts,
 ) -> Result<Infallible, FeedError> {
     loop {
         let record = feed.next().await?;
-        accept(&mut feed, &record, filter, &queue, counts).await;
+        accept(&mut feed, &record, filter, &backlog, counts);
         while let Some(record) = feed.buffered() {
-            accept(&mut feed, &record, filter, &queue, counts).await;
+            accept(&mut feed, &record, filter, &backlog, counts);
         }
         tracing::trace!(
             posts_read = counts.posts_read.count(),
@@ -226,14 +264,8 @@ async fn read(
     }
 }
 
-/// One record. Only a queue that is full makes it wait.
-async fn accept(
-    feed: &mut Feed,
-    record: &[u8],
-    filter: &Filter,
-    queue: &mpsc::Sender<Row>,
-    counts: &Counts,
-) {
+/// One record.
+fn accept(feed: &mut Feed, record: &[u8], filter: &Filter, backlog: &Backlog, counts: &Counts) {
     // Most of a busy stream ends here.
     if let Some(head) = feed.head(record)
         && !head.searched.into_iter().any(|json| filter.may_match(json))
@@ -254,25 +286,17 @@ async fn accept(
         text: text.into_owned(),
         id: id.into_owned(),
     };
-    if queue.capacity() == 0 {
-        tracing::warn!(
-            rows_waiting = table::QUEUE,
-            "the queue is full; the feed waits for the table"
-        );
-    }
-    // Closed only where the writer has panicked, and then the process ends.
-    let Ok(place) = queue.reserve().await else {
-        return;
-    };
     let Row { user, date, text, id } = &row;
     tracing::info!(user, date, text, id, "post");
     counts.posts_matched.increment();
-    place.send(row);
+    backlog.accept(row);
 }
 
-/// Logs the counts while they change, and with them the age of the credentials.
+/// Logs the counts while they change, and with them the age of the credentials; and, loudly, that
+/// rows are dropped.
 async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
     let mut before = Summary::default();
+    let (mut dropped, mut dropped_said) = (0, None::<Instant>);
     let mut ticks = interval(PROGRESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -282,6 +306,17 @@ async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
             log(&summary, Some(*status.borrow()), "progress");
         }
         before = summary;
+        let due = dropped_said.is_none_or(|said| said.elapsed() >= DROPPED);
+        if summary.rows_dropped > dropped && due {
+            tracing::error!(
+                rows_dropped = summary.rows_dropped,
+                rows_dropped_since_last_said = summary.rows_dropped - dropped,
+                queue_rows = QUEUE_ROWS,
+                rows_in_spool = summary.rows_in_spool,
+                "rows are lost: the table does not take them, and neither memory nor SPOOL_DIR has room",
+            );
+            (dropped, dropped_said) = (summary.rows_dropped, Some(Instant::now()));
+        }
     }
 }
 
@@ -300,6 +335,10 @@ fn log(counts: &Summary, credentials: Option<rotation::Status>, message: &str) {
         posts_matched = counts.posts_matched,
         rotation_events = counts.rotation_events,
         rotation_events_foreign = counts.rotation_events_foreign,
+        rows_recovered = counts.rows_recovered,
+        rows_spooled = counts.rows_spooled,
+        rows_in_spool = counts.rows_in_spool,
+        rows_dropped = counts.rows_dropped,
         rows_written = counts.rows_written,
         rows_collided = counts.rows_collided,
         rows_rejected = counts.rows_rejected,

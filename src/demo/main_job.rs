@@ -34,6 +34,9 @@ pub enum Error {
     /// The table cannot be read.
     #[error("the table was not read back")]
     Table(#[from] local_aws::Error),
+    /// There is no folder for its spool.
+    #[error("there is no temporary folder")]
+    Folder(#[from] std::io::Error),
     /// It ended by itself.
     #[error("the worker ended by itself with {0}; its last words: {1}")]
     Ended(String, String),
@@ -112,6 +115,9 @@ pub async fn run(
     let (sender, mut lines) = mpsc::unbounded_channel();
     let feed = world.feed_variables(dialect);
     let mut overrides: Vec<_> = feed.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let spool = tempfile::tempdir()?;
+    let spool = spool.path().to_string_lossy();
+    overrides.push(("SPOOL_DIR", &*spool));
     overrides.extend_from_slice(variables);
     let started = Instant::now();
     let mut task = Task::start(&world.task_definition, program, &overrides, &world.aws, &sender)?;

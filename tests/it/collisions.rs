@@ -13,13 +13,14 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio::time::sleep;
+use twitterstream::backlog;
 use twitterstream::counts::{Counts, Summary};
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{FeedServer, Options, Source};
 use twitterstream::demo::local_aws::{Effect, Fault, Service};
-use twitterstream::table::{self, Row, Table};
+use twitterstream::table::{Row, Table};
+use twitterstream::writers::Writers;
 
 use crate::support::{Stage, clock, generated, post, replayed};
 
@@ -28,12 +29,13 @@ const DATE: &str = "Wed Oct 10 20:19:24 +0000 2018";
 /// Writes these rows as the worker does, many at once, until DynamoDB has acknowledged the last.
 async fn write(table: Table, rows: Vec<Row>) -> Summary {
     let counts = Arc::new(Counts::default());
-    let (queue, waiting) = mpsc::channel(rows.len().max(1));
+    let (backlog, _rest, waiting) = backlog::open(None, &counts).unwrap();
+    let mut writers = Writers::start(&table, &waiting, &counts).unwrap();
     for row in rows {
-        queue.send(row).await.unwrap();
+        backlog.accept(row);
     }
-    drop(queue);
-    table::write_all(table, waiting, Arc::clone(&counts)).await;
+    drop(backlog);
+    writers.ended().await;
     counts.summary()
 }
 

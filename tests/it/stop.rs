@@ -116,7 +116,7 @@ async fn a_log_that_nobody_reads_or_that_is_closed_stops_nothing() {
         }
         let limit = Duration::from_mins(1);
         let written = async {
-            while stage.rows().len() < 3_000 {
+            while aws.table_item_count(stage.world.table()).unwrap() < 3_000 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -1,0 +1,459 @@
+//! Where accepted rows wait for the table: in memory while it answers, on disk while it does not.
+//!
+//! Reading never waits for writing. A row goes to the queue in memory, from which the writers take.
+//! When the table has acknowledged nothing for [`pulse::AWAY`], or the queue is full, the rows of the
+//! queue and those that follow go to the [`spool`], a file that a killed process leaves to the next.
+//! From there they come back, oldest first, and each leaves the file once the table has it. Without
+//! `SPOOL_DIR` there is the queue alone. What finds no room is dropped, counted and reported.
+
+mod keeper;
+pub mod pulse;
+pub mod spool;
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc as thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use crate::counts::Counts;
+use crate::table::Row;
+use keeper::{Command, Keeper};
+use pulse::Pulse;
+use spool::{Spool, SpoolError};
+
+/// How many rows wait in the queue, at the most.
+pub const QUEUE_ROWS: usize = 65_536;
+
+/// How many bytes they have together, at the most, by [`Row::size`]. Most rows have some hundred,
+/// but a post may be long, and a small task has 512 MB.
+pub const QUEUE_BYTES: usize = 32 << 20;
+
+/// As much again may be on its way to the disk.
+const UNDER_WAY_ROWS: usize = 16_384;
+const UNDER_WAY_BYTES: usize = 8 << 20;
+
+/// How long the disk has to take what is left at the end.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// A row that the table does not have yet. One that is let go of before it is settled goes to the
+/// disk, whatever the reason.
+#[derive(Debug)]
+pub struct Waiting {
+    row: Row,
+    /// Its number in the spool, where it has one.
+    number: Option<u64>,
+    desk: Arc<Desk>,
+    room: Option<Room>,
+    settled: bool,
+}
+
+impl Waiting {
+    /// What is to be written.
+    #[must_use]
+    pub const fn row(&self) -> &Row {
+        &self.row
+    }
+
+    /// What the table says of rows is told here.
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.desk.pulse
+    }
+
+    /// The row was not written yet. While the table is away the disk has a copy of it.
+    pub fn keep(&mut self) {
+        if self.number.is_none() && self.desk.pulse.is_away() {
+            self.number = self.desk.keep(&self.row);
+        }
+    }
+
+    /// The row is in the table, or can never be.
+    pub fn settle(mut self) {
+        self.settled = true;
+        if let Some(number) = self.number {
+            self.desk.tell(Command::Settled(number));
+        }
+    }
+
+    /// A row that the disk has as well.
+    fn brought_back(number: u64, row: Row, desk: &Arc<Desk>) -> Self {
+        let desk = Arc::clone(desk);
+        Self { row, number: Some(number), desk, room: None, settled: false }
+    }
+
+    /// Its parts, for whoever puts it elsewhere.
+    fn into_parts(mut self) -> (Row, Option<u64>, Option<Room>) {
+        self.settled = true;
+        (mem::take(&mut self.row), self.number, self.room.take())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.settled {
+            let row = mem::take(&mut self.row);
+            match self.number {
+                // The disk has it.
+                Some(number) => self.desk.tell(Command::Back(number)),
+                None => _ = self.desk.put(row),
+            }
+        }
+    }
+}
+
+/// What reader, writers and keeper share.
+#[derive(Debug)]
+pub struct Desk {
+    pulse: Pulse,
+    counts: Arc<Counts>,
+    queue: Arc<Bound>,
+    under_way: Arc<Bound>,
+    /// To the keeper of the spool, where there is one.
+    keeper: Option<thread::Sender<Command>>,
+    /// The number of the next row on disk.
+    next: AtomicU64,
+}
+
+impl Desk {
+    fn tell(&self, command: Command) {
+        if let Some(keeper) = &self.keeper {
+            // It is at an end only where the process leaves.
+            let _ = keeper.send(command);
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives a row to the disk. Returns it where there is no disk, or too much on its way there.
+    fn put(&self, row: Row) -> Result<(), Row> {
+        if self.keeper.is_none() {
+            return Err(row);
+        }
+        let Some(room) = self.under_way.take(row.size()) else { return Err(row) };
+        self.counts.rows_in_spool.add(1);
+        self.tell(Command::Put(self.number(), row, Some(room)));
+        Ok(())
+    }
+
+    /// Gives the disk a copy of a row that stays in hand. `None` where there is no disk, or too much
+    /// on its way there.
+    fn keep(&self, row: &Row) -> Option<u64> {
+        self.keeper.as_ref()?;
+        let room = self.under_way.take(row.size())?;
+        let number = self.number();
+        self.counts.rows_in_spool.add(1);
+        self.tell(Command::Keep(number, row.clone(), Some(room)));
+        Some(number)
+    }
+}
+
+/// The end of the backlog that takes rows in.
+#[derive(Debug)]
+pub struct Backlog {
+    desk: Arc<Desk>,
+    queue: async_channel::Sender<Waiting>,
+}
+
+impl Backlog {
+    /// Takes a row that was accepted. Never waits.
+    pub fn accept(&self, row: Row) {
+        let Err(_dropped) = self.wait(row) else { return };
+        self.desk.counts.rows_dropped.increment();
+    }
+
+    fn wait(&self, row: Row) -> Result<(), Row> {
+        // Behind what is on the disk already.
+        let desk = &self.desk;
+        if desk.keeper.is_some() && (desk.counts.rows_in_spool.level() > 0 || desk.pulse.is_away())
+        {
+            return desk.put(row);
+        }
+        let Some(room) = desk.queue.take(row.size()) else { return desk.put(row) };
+        let desk = Arc::clone(desk);
+        let waiting = Waiting { row, number: None, desk, room: Some(room), settled: false };
+        // It has no bound of its own, and is open as long as a writer lives.
+        let Err(refused) = self.queue.try_send(waiting) else { return Ok(()) };
+        Err(refused.into_inner().into_parts().0)
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.desk.tell(Command::Close);
+    }
+}
+
+/// The end of the backlog that outlives the reading.
+#[derive(Debug)]
+pub struct Rest {
+    desk: Arc<Desk>,
+    /// Where a keeper was started, it tells its end here.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Rest {
+    /// The table's pulse.
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.desk.pulse
+    }
+
+    /// Puts what is still in memory on the disk, where there is one. The writers are at an end.
+    pub async fn flush(self) {
+        self.desk.tell(Command::End);
+        if let Some(ended) = self.ended
+            && timeout(FLUSH, ended).await.is_err()
+        {
+            tracing::error!(limit = ?FLUSH, "the spool did not take what was left in time");
+        }
+    }
+}
+
+/// Sets up a backlog, with what an earlier process has left in its spool.
+///
+/// # Errors
+/// A thread that cannot be started. A spool that cannot be used is no error: then the log says so,
+/// and there is the queue alone.
+pub fn open(
+    spool: Option<(&Path, u64)>,
+    counts: &Arc<Counts>,
+) -> std::io::Result<(Backlog, Rest, async_channel::Receiver<Waiting>)> {
+    let (queue, rows) = async_channel::unbounded();
+    let spool = spool.and_then(|(folder, limit)| opened(folder, limit));
+    let (sender, commands) = thread::channel();
+    let desk = Arc::new(Desk {
+        pulse: Pulse::new(Instant::now()),
+        counts: Arc::clone(counts),
+        queue: Arc::new(Bound::new(QUEUE_ROWS, QUEUE_BYTES)),
+        under_way: Arc::new(Bound::new(UNDER_WAY_ROWS, UNDER_WAY_BYTES)),
+        keeper: spool.is_some().then_some(sender),
+        next: AtomicU64::new(spool.as_ref().map_or(0, Spool::next)),
+    });
+    let ended = match spool {
+        None => None,
+        Some(spool) => {
+            counts.rows_recovered.add(spool.rows());
+            counts.rows_in_spool.add(spool.rows());
+            let (end, ended) = oneshot::channel();
+            let keeper =
+                Keeper::new(spool, Arc::clone(&desk), commands, queue.clone(), rows.clone());
+            std::thread::Builder::new().name("spool".to_owned()).spawn(move || {
+                keeper.run();
+                // Nobody waits for it where the process leaves at once.
+                let _ = end.send(());
+            })?;
+            Some(ended)
+        }
+    };
+    Ok((Backlog { desk: Arc::clone(&desk), queue }, Rest { desk, ended }, rows))
+}
+
+fn opened(folder: &Path, limit: u64) -> Option<Spool> {
+    let unusable = |error: SpoolError| {
+        let error = crate::telemetry::chain(&error);
+        tracing::error!(
+            error,
+            queue_rows = QUEUE_ROWS,
+            "there is no spool: rows wait in memory alone"
+        );
+    };
+    let (spool, damaged) = Spool::open(folder, limit).map_err(unusable).ok()?;
+    if let Some(aside) = damaged {
+        let aside = aside.display();
+        tracing::error!(%aside, "the spool cannot be read and was moved aside: rows in it were not written");
+    }
+    if spool.rows() > 0 {
+        tracing::info!(rows = spool.rows(), "an earlier process has left rows in the spool");
+    }
+    Some(spool)
+}
+
+/// So many rows and bytes may be in a place at once.
+#[derive(Debug)]
+struct Bound {
+    rows: AtomicUsize,
+    bytes: AtomicUsize,
+    most_rows: usize,
+    most_bytes: usize,
+}
+
+impl Bound {
+    const fn new(most_rows: usize, most_bytes: usize) -> Self {
+        Self { rows: AtomicUsize::new(0), bytes: AtomicUsize::new(0), most_rows, most_bytes }
+    }
+
+    fn take(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        let room = Room { bound: Arc::clone(self), bytes };
+        let rows = self.rows.fetch_add(1, Ordering::Relaxed);
+        let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // What was added is given back where the room goes. A row alone always fits.
+        (rows < self.most_rows && (taken + bytes <= self.most_bytes || taken == 0)).then_some(room)
+    }
+}
+
+/// A place for one row.
+#[derive(Debug)]
+struct Room {
+    bound: Arc<Bound>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.bound.rows.fetch_sub(1, Ordering::Relaxed);
+        self.bound.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Numbers of rows that are in memory as well.
+type InHand = BTreeSet<u64>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As long as a busy machine may take.
+    const LIMIT: Duration = Duration::from_mins(1);
+
+    fn row(number: usize) -> Row {
+        let text = "x".repeat(300);
+        Row { user: "user".into(), date: "date".into(), text, id: number.to_string() }
+    }
+
+    /// Takes as many rows as there must be, as a writer does.
+    fn take(rows: &async_channel::Receiver<Waiting>, count: usize) -> Vec<Waiting> {
+        (0..count).map(|_| rows.recv_blocking().unwrap()).collect()
+    }
+
+    fn ids(rows: &[Waiting]) -> Vec<usize> {
+        rows.iter().map(|waiting| waiting.row().id.parse().unwrap()).collect()
+    }
+
+    fn until(condition: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            assert!(begun.elapsed() < LIMIT);
+            std::thread::yield_now();
+        }
+    }
+
+    async fn flush(backlog: Backlog, rest: Rest) {
+        drop(backlog);
+        rest.flush().await;
+    }
+
+    #[test]
+    fn without_a_spool_the_newest_rows_are_dropped_and_counted_where_the_queue_is_full() {
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(None, &counts).unwrap();
+        for number in 0..QUEUE_ROWS + 10 {
+            backlog.accept(row(number));
+        }
+        assert_eq!((rows.len(), counts.rows_dropped.count()), (QUEUE_ROWS, 10));
+        take(&rows, 1).pop().unwrap().settle();
+        backlog.accept(row(0));
+        assert_eq!((rows.len(), counts.rows_dropped.count()), (QUEUE_ROWS, 10));
+    }
+
+    #[test]
+    fn long_rows_fill_the_queue_by_their_bytes() {
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(None, &counts).unwrap();
+        for number in 0..64 {
+            backlog.accept(Row { text: "x".repeat(1 << 20), ..row(number) });
+        }
+        assert_eq!((rows.len(), counts.rows_dropped.count()), (31, 33));
+        take(&rows, 31).into_iter().for_each(Waiting::settle);
+        // One alone always fits.
+        backlog.accept(Row { text: "x".repeat(QUEUE_BYTES * 2), ..row(0) });
+        assert_eq!(rows.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_cannot_hold_goes_over_the_disk_in_its_order_and_leaves_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, rest, rows) = open(Some((folder.path(), 1 << 30)), &counts).unwrap();
+        let all = QUEUE_ROWS + 3_000;
+        for number in 0..all {
+            backlog.accept(row(number));
+        }
+        assert_eq!(counts.rows_in_spool.level(), 3_000);
+        let taken = take(&rows, all);
+        assert_eq!(ids(&taken), (0..all).collect::<Vec<_>>());
+        // In memory again, and on the disk as well, until the table has them.
+        assert_eq!(counts.rows_in_spool.level(), 3_000);
+        taken.into_iter().for_each(Waiting::settle);
+        until(|| counts.rows_in_spool.level() == 0);
+        backlog.accept(row(all));
+        assert_eq!(ids(&take(&rows, 1)), [all], "and was not settled");
+        flush(backlog, rest).await;
+        assert_eq!((counts.rows_spooled.count(), counts.rows_dropped.count()), (3_001, 0));
+        assert_eq!(Spool::open(folder.path(), 1 << 30).unwrap().0.rows(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_let_go_of_is_on_the_disk_and_the_next_process_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Some((folder.path(), 1 << 30));
+        let counts = Arc::new(Counts::default());
+        let (backlog, rest, rows) = open(spool, &counts).unwrap();
+        for number in 0..30 {
+            backlog.accept(row(number));
+        }
+        let mut taken = take(&rows, 20);
+        taken.drain(..10).for_each(Waiting::settle);
+        drop(taken);
+        flush(backlog, rest).await;
+
+        let counts = Arc::new(Counts::default());
+        let (backlog, rest, rows) = open(spool, &counts).unwrap();
+        assert_eq!((counts.rows_recovered.count(), counts.rows_in_spool.level()), (20, 20));
+        let taken = take(&rows, 20);
+        let mut found = ids(&taken);
+        found.sort_unstable();
+        assert_eq!(found, (10..30).collect::<Vec<_>>());
+        // One that is given back comes again.
+        drop(taken);
+        let taken = take(&rows, 20);
+        drop(backlog);
+        assert!(!rows.is_closed(), "rows are in hand");
+        taken.into_iter().for_each(Waiting::settle);
+        assert!(rows.recv().await.is_err(), "nothing can come any more");
+        rest.flush().await;
+        assert_eq!(Spool::open(folder.path(), 1 << 30).unwrap().0.rows(), 0);
+    }
+
+    #[test]
+    fn a_full_spool_drops_the_newest_rows_and_counts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(Some((folder.path(), 1 << 20)), &counts).unwrap();
+        let all = QUEUE_ROWS + 4_000;
+        for number in 0..all {
+            backlog.accept(row(number));
+        }
+        let fit = (1 << 20) / row(QUEUE_ROWS).size();
+        until(|| counts.rows_spooled.count() + counts.rows_dropped.count() == 4_000);
+        assert_eq!(counts.rows_spooled.count(), fit as u64);
+        let taken = take(&rows, QUEUE_ROWS + fit);
+        assert_eq!(ids(&taken), (0..QUEUE_ROWS + fit).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_leaves_the_queue() {
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) =
+            open(Some((Path::new("/proc/spool"), 1 << 30)), &counts).unwrap();
+        backlog.accept(row(0));
+        assert_eq!(ids(&take(&rows, 1)), [0]);
+    }
+}

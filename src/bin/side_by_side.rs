@@ -14,7 +14,9 @@ use twitterstream::demo::copies::{self, Transport};
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, Options, Source};
 use twitterstream::demo::key_rotation::{KeyRotation, Order};
+use twitterstream::demo::kills;
 use twitterstream::demo::main_job::{self, Job, Progress, Rotations, Until};
+use twitterstream::demo::trouble::{self, Trouble, Troubles};
 use twitterstream::demo::world::World;
 use twitterstream::feed::Dialect;
 use twitterstream::telemetry::chain;
@@ -40,7 +42,7 @@ struct Arguments {
     /// Also write the report to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Posts a second [default: 200; 500 with --rotate-every; no limit with --posts]
+    /// Posts a second [default: 200; 500 with --rotate-every; 1000 with --trouble or --kills; no limit with --posts]
     #[arg(long, value_name = "N", env = "DEMO_RATE")]
     rate: Option<NonZeroU32>,
     /// The share of generated posts that match the filter, from 0 to 1
@@ -63,6 +65,16 @@ struct Arguments {
     /// in both dialects, over plain HTTP and TLS, and without the wiping allocator. It takes root or `CAP_SYS_PTRACE`
     #[arg(long, conflicts_with_all = ["dialect", "posts", "feed", "rotate_every"])]
     scan: bool,
+    /// Instead: run the worker through trouble with `DynamoDB`, each in a world of its own: outage, hang,
+    /// throttling, resets, lost-answers, latency, errors, denied, gone, or all
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dialect", "posts", "feed", "rotate_every", "scan"])]
+    trouble: Option<Troubles>,
+    /// How long the trouble lasts [default: 10m for outage, 1m for the others]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, requires = "trouble")]
+    length: Option<Duration>,
+    /// Instead: kill N workers with SIGKILL, one after the other on one disk, while `DynamoDB` is in trouble
+    #[arg(long, value_name = "N", conflicts_with_all = ["dialect", "posts", "feed", "rotate_every", "scan", "trouble"])]
+    kills: Option<u64>,
     /// What the generated posts and keys are drawn from
     #[arg(long, value_name = "N", env = "DEMO_SEED", default_value = "1")]
     seed: u64,
@@ -88,6 +100,10 @@ fn main() -> ExitCode {
     };
     let (ran, complaint) = if arguments.scan {
         (runtime.block_on(scan(&arguments)), "There are copies that should not be; see above.")
+    } else if let Some(Troubles(troubles)) = &arguments.trouble {
+        (runtime.block_on(trouble(&arguments, troubles)), "Rows were lost or changed; see above.")
+    } else if let Some(kills) = arguments.kills {
+        (runtime.block_on(kill(&arguments, kills)), "Rows were lost or changed; see above.")
     } else {
         let complaint = "The table does not hold just what it should; see the figures above.";
         (runtime.block_on(demo(&arguments)), complaint)
@@ -153,7 +169,7 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     });
 
     let until = posts.map_or(Until::Stopped, Until::Posts);
-    let mut display = Display::new();
+    let mut display = Display::default();
     let queue_url = world.add_rotation_queue().await?;
     let mut variables = vec![match arguments.learn_by {
         LearnBy::Event => ("ROTATION_QUEUE_URL", &*queue_url),
@@ -203,6 +219,60 @@ async fn scan(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     let reports_only: Vec<_> = reports.iter().map(|(_, report)| report).collect();
     write_json(arguments, &reports_only)?;
     Ok(reports.iter().all(|(wiped, report)| !wiped || report.holds()))
+}
+
+/// Posts a second under trouble where nobody says.
+const RATE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+/// Runs the worker through troubles. Whether no row was lost in any.
+async fn trouble(
+    arguments: &Arguments,
+    troubles: &[Trouble],
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [program] = built(root, ["twitterstream"])?;
+    let mut reports = Vec::new();
+    for trouble in troubles {
+        let settings = trouble::Settings {
+            root,
+            program: &program,
+            trouble: *trouble,
+            length: arguments.length.unwrap_or_else(|| trouble.usual_length()),
+            rate: arguments.rate.unwrap_or(RATE),
+            seed: arguments.seed,
+            clock: clock(),
+        };
+        let mut line = Line::default();
+        let show = |progress: &trouble::Progress| {
+            line.show(|| {
+                format!(
+                    "{:<13}{:6.1} s   sent {:>8}   in table {:>8}   in spool {:>8}",
+                    progress.phase,
+                    progress.seconds,
+                    progress.posts_sent,
+                    progress.rows_in_table,
+                    progress.rows_in_spool,
+                )
+            });
+        };
+        reports.push(trouble::run(&settings, show).await?);
+        line.end();
+        say(&trouble::Table(&reports).to_string());
+        write_json(arguments, &reports)?;
+    }
+    Ok(reports.iter().all(trouble::Report::is_right))
+}
+
+/// Kills workers. Whether nothing that was on the disk was lost.
+async fn kill(arguments: &Arguments, kills: u64) -> Result<bool, Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [program] = built(root, ["twitterstream"])?;
+    let (rate, seed) = (arguments.rate.unwrap_or(RATE), arguments.seed);
+    let settings = kills::Settings { root, program: &program, kills, rate, seed, clock: clock() };
+    let report = kills::run(&settings, |kill| say(&kill.to_string())).await?;
+    say(&format!("\n{report}"));
+    write_json(arguments, &report)?;
+    Ok(report.is_right())
 }
 
 fn write_json(
@@ -261,43 +331,26 @@ fn interrupted() -> io::Result<impl Future<Output = ()>> {
 }
 
 /// The progress line: rewritten in place at a terminal, else a line every five seconds.
-struct Display {
+struct Line {
     terminal: bool,
     shown: Option<Instant>,
-    before: Progress,
-    rate: f64,
 }
 
-impl Display {
-    fn new() -> Self {
-        let terminal = io::stdout().is_terminal();
-        Self { terminal, shown: None, before: Progress::default(), rate: 0.0 }
+impl Default for Line {
+    fn default() -> Self {
+        Self { terminal: io::stdout().is_terminal(), shown: None }
     }
+}
 
-    fn show(&mut self, progress: &Progress) {
+impl Line {
+    fn show(&mut self, line: impl FnOnce() -> String) {
         let period =
             if self.terminal { Duration::from_millis(200) } else { Duration::from_secs(5) };
         if self.shown.is_some_and(|shown| shown.elapsed() < period) {
             return;
         }
         self.shown = Some(Instant::now());
-        let seconds = progress.seconds - self.before.seconds;
-        if seconds > 0.0 {
-            let rows = progress.rows_written - self.before.rows_written;
-            // A count of rows in a fifth of a second fits.
-            self.rate = f64::from(u32::try_from(rows).unwrap_or(u32::MAX)) / seconds;
-        }
-        self.before = *progress;
-        let line = format!(
-            "{:6.1} s   rotations {:>4}   sent {:>8}   read {:>8}   matched {:>7}   written {:>7}   {:>6.0} rows/s",
-            progress.seconds,
-            progress.rotations,
-            progress.posts_sent,
-            progress.posts_read,
-            progress.posts_matched,
-            progress.rows_written,
-            self.rate,
-        );
+        let line = line();
         let _ = if self.terminal {
             write!(io::stdout(), "\r\u{1b}[K{line}").and_then(|()| io::stdout().flush())
         } else {
@@ -307,5 +360,42 @@ impl Display {
 
     fn end(&self) {
         say(if self.terminal { "\n" } else { "" });
+    }
+}
+
+/// The progress of the main job.
+#[derive(Default)]
+struct Display {
+    line: Line,
+    before: Progress,
+    rate: f64,
+}
+
+impl Display {
+    fn show(&mut self, progress: &Progress) {
+        let Self { line, before, rate } = self;
+        line.show(|| {
+            let seconds = progress.seconds - before.seconds;
+            if seconds > 0.0 {
+                let rows = progress.rows_written - before.rows_written;
+                // A count of rows in a fifth of a second fits.
+                *rate = f64::from(u32::try_from(rows).unwrap_or(u32::MAX)) / seconds;
+            }
+            *before = *progress;
+            format!(
+                "{:6.1} s   rotations {:>4}   sent {:>8}   read {:>8}   matched {:>7}   written {:>7}   {:>6.0} rows/s",
+                progress.seconds,
+                progress.rotations,
+                progress.posts_sent,
+                progress.posts_read,
+                progress.posts_matched,
+                progress.rows_written,
+                rate,
+            )
+        });
+    }
+
+    fn end(&self) {
+        self.line.end();
     }
 }

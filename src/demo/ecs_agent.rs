@@ -222,6 +222,14 @@ impl Task {
         if let Ok(status) = timeout(self.stop_timeout, self.child.wait()).await {
             return status.map_err(Error::Wait);
         }
+        self.kill().await
+    }
+
+    /// Kills it with SIGKILL, which it cannot notice.
+    ///
+    /// # Errors
+    /// The end was not seen.
+    pub async fn kill(&mut self) -> Result<ExitStatus, Error> {
         self.child.kill().await.map_err(Error::Wait)?;
         self.wait().await
     }

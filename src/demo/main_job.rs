@@ -2,20 +2,19 @@
 //! until it is asked to stop, and then the table is held against what the feed sent.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::future::{Future, pending};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::ecs_agent::{self, Task, Usage};
-use super::feed_server::ExpectedRow;
 use super::key_rotation::{KeyRotation, Order};
 use super::local_aws;
-use super::report::{Report, Row};
+use super::report::Report;
+use super::table_rows::TableRows;
+use super::worker_log::WorkerLog;
 use super::world::World;
 use crate::feed::Dialect;
 
@@ -123,7 +122,7 @@ pub async fn run(
     let mut task = Task::start(&world.task_definition, program, &overrides, &world.aws, &sender)?;
     drop(sender);
 
-    let mut log = Log::default();
+    let mut log = WorkerLog::default();
     let mut watch = Watch::default();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -234,45 +233,9 @@ async fn soon<T>(sign: impl Future<Output = T>) -> Result<(), Error> {
     timeout(STUCK, sign).await.map(drop).map_err(|_| Error::NotRotated)
 }
 
-async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut Log) {
+async fn drain(lines: &mut mpsc::UnboundedReceiver<String>, log: &mut WorkerLog) {
     while let Some(line) = lines.recv().await {
         log.read(&line);
-    }
-}
-
-/// What the worker's log says.
-#[derive(Default)]
-struct Log {
-    posts: u64,
-    /// How often a new set of credentials was taken into use.
-    adopted: u64,
-    /// Of the latest line with the counts.
-    counts: HashMap<String, u64>,
-    /// The last line that is no post.
-    last: String,
-}
-
-impl Log {
-    fn read(&mut self, line: &str) {
-        let Ok(Value::Object(event)) = serde_json::from_str(line) else {
-            line.clone_into(&mut self.last);
-            return;
-        };
-        match event.get("message").and_then(Value::as_str) {
-            Some("post") => self.posts += 1,
-            Some("progress" | "stopped") => {
-                let counts =
-                    event.into_iter().filter_map(|(name, value)| Some((name, value.as_u64()?)));
-                self.counts = counts.collect();
-                line.clone_into(&mut self.last);
-            }
-            Some("rotated: a new set of credentials is in use") => self.adopted += 1,
-            _ => line.clone_into(&mut self.last),
-        }
-    }
-
-    fn count(&self, name: &str) -> u64 {
-        self.counts.get(name).copied().unwrap_or_default()
     }
 }
 
@@ -292,7 +255,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, world: &World, task: &Task, log: &Log, started: Instant) {
+    fn look(&mut self, world: &World, task: &Task, log: &WorkerLog, started: Instant) {
         let now = Instant::now();
         let feed = world.feed.statistics();
         let rows_written = world
@@ -340,18 +303,14 @@ fn report(
     world: &World,
     dialect: Dialect,
     watch: &Watch,
-    log: &Log,
+    log: &WorkerLog,
     mut rotations: Vec<f64>,
 ) -> Result<Report, Error> {
     rotations.sort_by(f64::total_cmp);
     let feed = world.feed.statistics();
-    let in_table = world.aws.table_item_count(world.table())?;
-    let items = world.aws.scan_items(world.table(), usize::MAX)?;
-    let rows: Vec<Row> = items.iter().filter_map(Row::of_item).collect();
-    let ids: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-    let duplicate_ids = (rows.len() - ids.len()) as u64;
-    let expected = world.feed.expected_rows();
-    let differing = differing(&expected, &rows);
+    let table = TableRows::read_back(world)?;
+    let (in_table, duplicate_ids) = (table.count, table.duplicate_ids());
+    let rows_differing = table.differing(&world.feed.expected_rows());
 
     let matched = log.count("posts_matched");
     let seconds = match (watch.opened, watch.last_row) {
@@ -362,7 +321,7 @@ fn report(
         if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 }
     };
     let rows_written = log.count("rows_written");
-    let mut last_rows = rows;
+    let mut last_rows = table.rows;
     last_rows.sort_by(|a, b| (b.id.len(), &b.id).cmp(&(a.id.len(), &a.id)));
     last_rows.truncate(10);
     Ok(Report {
@@ -375,7 +334,7 @@ fn report(
         rows_collided: log.count("rows_collided"),
         rows_in_table: in_table,
         rows_lost: matched.saturating_sub(in_table.saturating_sub(duplicate_ids)),
-        rows_differing: differing,
+        rows_differing,
         duplicate_ids,
         connects: log.count("connects"),
         seconds,
@@ -403,26 +362,6 @@ fn report(
         worker_exit: watch.status.clone().unwrap_or_default(),
         last_rows,
     })
-}
-
-/// How many of the rows that were read back are not, to the letter, what the feed expects. For a
-/// recording nothing is known of that.
-fn differing(expected: &[ExpectedRow], rows: &[Row]) -> u64 {
-    if expected.is_empty() {
-        return 0;
-    }
-    let expected: HashMap<&str, &ExpectedRow> =
-        expected.iter().map(|row| (row.id.as_str(), row)).collect();
-    let same = |row: &&Row| {
-        expected.get(row.id.as_str()).is_some_and(|wanted| {
-            let moved = row
-                .date
-                .strip_prefix(&wanted.date)
-                .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('#') == Some(&wanted.id));
-            row.user == wanted.user && row.text == wanted.text && moved
-        })
-    };
-    (rows.len() - rows.iter().filter(same).count()) as u64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]

@@ -145,7 +145,13 @@ fn two_writers_at_once_lose_and_double_nothing_in_any_order_and_with_any_redeliv
     let cases = std::cell::Cell::new(0);
     // Each wave begins when the one before it is written, and is written by two writers.
     let waves = vec((vec(0..12_u64, 0..12), vec(0..12_u64, 0..12)), 1..4);
-    let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: 24,
+        // Each step of the shrinking writes to the table.
+        max_shrink_iters: 32,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let run = TestRunner::new(config).run(&waves, |waves| {
         cases.set(cases.get() + 1);
         let rows = |numbers: &[u64]| -> Vec<Row> {

@@ -9,6 +9,7 @@
 //! - `x_v2`: the X API v2, with a token, rules and one stream.
 //! - `rotation`: new credentials are found, proven and taken over without losing a post.
 //! - `stop`: what is accepted is written, or reported.
+//! - `trouble`: DynamoDB is away, slow or fails, and workers are killed meanwhile.
 //! - `hardening`: what the worker does to itself first, what it says of it, and of a panic.
 //! - `footprint`: it starts no process and writes no file, and no secret is in an argument of either.
 //! - `neighbour`: what a process of the same user can have of it.
@@ -40,4 +41,5 @@ mod start;
 mod stop;
 mod strace;
 mod support;
+mod trouble;
 mod x_v2;

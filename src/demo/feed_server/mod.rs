@@ -298,6 +298,20 @@ impl FeedServer {
         Statistics { open, posts_passed_over, ..state.tally.statistics.clone() }
     }
 
+    /// How many bytes its readers have taken, and how many lie unread in their sockets: what it has written and the
+    /// kernel still holds.
+    ///
+    /// # Errors
+    ///
+    /// A `/proc/net/tcp` that cannot be read.
+    pub fn taken_and_unread(&self) -> std::io::Result<(u64, u64)> {
+        // In this order: what is written meanwhile must not seem to be taken.
+        let written = self.wires.written();
+        let sockets = std::fs::read_to_string("/proc/net/tcp")?;
+        let unread = wire::in_kernel(&sockets, self.address.port());
+        Ok((written.saturating_sub(unread), unread))
+    }
+
     /// Waits until the statistics fulfil a condition, for ever if need be.
     pub async fn wait_until(&self, condition: impl Fn(&Statistics) -> bool) -> Statistics {
         let mut changes = self.shared.changes.subscribe();

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -59,18 +59,26 @@ impl Wire {
 
 /// Every socket that is open, so that the server can close them when it goes.
 #[derive(Clone, Default)]
-pub(super) struct Wires(Arc<Mutex<Vec<Weak<Inner>>>>);
+pub(super) struct Wires {
+    open: Arc<Mutex<Vec<Weak<Inner>>>>,
+    /// Bytes that the kernel has taken, over all sockets.
+    written: Arc<AtomicU64>,
+}
 
 impl Wires {
     pub(super) fn cut_all(&self) {
-        let wires = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let wires = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         for inner in wires.iter().filter_map(Weak::upgrade) {
             Wire(inner).cut();
         }
     }
 
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     fn add(&self, wire: &Wire) {
-        let mut wires = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wires = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         wires.retain(|inner| inner.strong_count() > 0);
         wires.push(Arc::downgrade(&wire.0));
     }
@@ -99,7 +107,8 @@ impl Listener for Sockets {
                 let _ = stream.set_nodelay(true);
                 let wire = Wire::default();
                 self.wires.add(&wire);
-                return (Socket { stream, wire: wire.clone() }, Peer { wire });
+                let written = Arc::clone(&self.wires.written);
+                return (Socket { stream, wire: wire.clone(), written }, Peer { wire });
             }
             // Out of file descriptors, say: what frees one is a connection's end, which needs time.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -129,6 +138,16 @@ impl Connected<IncomingStream<'_, Sockets>> for Peer {
 pub(super) struct Socket {
     stream: TcpStream,
     wire: Wire,
+    written: Arc<AtomicU64>,
+}
+
+impl Socket {
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        written
+    }
 }
 
 impl AsyncRead for Socket {
@@ -151,7 +170,8 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.wire.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(written)
     }
 
     fn poll_write_vectored(
@@ -160,7 +180,8 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.wire.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -178,5 +199,43 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// How many bytes the kernel holds between a server on loopback and its readers, at both ends of its
+/// sockets. `sockets` is `/proc/net/tcp` (proc_pid_net(5)): the local and the remote address, the
+/// state, and the lengths of the queues of what is to be sent and to be read, all in hexadecimal.
+pub(super) fn in_kernel(sockets: &str, port: u16) -> u64 {
+    const ESTABLISHED: &str = "01";
+    let port = format!(":{port:04X}");
+    let queued = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let (to_send, to_read) = fields.next()?.split_once(':')?;
+        let queue = match () {
+            () if state != ESTABLISHED => return None,
+            () if local.ends_with(&port) => to_send,
+            () if remote.ends_with(&port) => to_read,
+            () => return None,
+        };
+        u64::from_str_radix(queue, 16).ok()
+    };
+    sockets.lines().filter_map(queued).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_holds_is_read_off_both_ends_of_the_servers_sockets_alone() {
+        let sockets = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt
+           0: 0100007F:1F90 00000000:0000 0A 00000000:00000005 00:00000000 00000000
+           1: 0100007F:1F90 0100007F:C350 01 00000010:00000001 00:00000000 00000000
+           2: 0100007F:C350 0100007F:1F90 01 00000002:00000100 00:00000000 00000000
+           3: 0100007F:C351 0100007F:1F91 01 00000000:00001000 00:00000000 00000000
+           4: 0100007F:C352 0100007F:1F90 06 00000000:00010000 00:00000000 00000000";
+        assert_eq!(in_kernel(sockets, 8_080), 0x110);
+        assert_eq!(in_kernel("", 8_080), 0);
     }
 }

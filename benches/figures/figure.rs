@@ -17,6 +17,9 @@ pub struct Figure {
     pub goal: Option<Goal>,
     /// Whether the goal is met.
     pub holds: bool,
+    /// The name under which the report has it at its top, and the number there.
+    #[serde(skip)]
+    pub key: Option<(&'static str, f64)>,
 }
 
 /// What a figure must be.
@@ -43,15 +46,37 @@ impl Figure {
             Goal::RatioFrom(limit) => ratio >= limit,
             Goal::UpTo(limit) => measured <= limit,
         });
-        Self { name, unit, measured, compared_with, comparison, ratio, goal, holds }
+        Self { name, unit, measured, compared_with, comparison, ratio, goal, holds, key: None }
     }
+
+    pub fn keyed(self, key: &'static str, number: f64) -> Self {
+        Self { key: Some((key, number)), ..self }
+    }
+
+    pub fn ratio_as(self, key: &'static str) -> Self {
+        let ratio = self.ratio;
+        self.keyed(key, ratio)
+    }
+
+    pub fn measured_as(self, key: &'static str) -> Self {
+        let measured = self.measured;
+        self.keyed(key, measured)
+    }
+}
+
+/// Says on standard error what is being measured: all of it takes minutes.
+#[expect(clippy::print_stderr, reason = "the table alone goes to standard output")]
+pub fn progress(what: &str) {
+    eprintln!("figures: {what}");
 }
 
 /// The figures, one a line.
 pub fn table(figures: &[Figure]) -> String {
     let mut table =
         format!("{:<48}{:>10}{:>10}{:>8}   goal", "figure", "measured", "beside", "ratio");
-    for Figure { name, unit, measured, compared_with, comparison, ratio, goal, holds } in figures {
+    for Figure { name, unit, measured, compared_with, comparison, ratio, goal, holds, .. } in
+        figures
+    {
         let goal = match goal {
             Some(Goal::RatioUpTo(limit)) => format!("ratio up to {limit}"),
             Some(Goal::RatioFrom(limit)) => format!("ratio {limit} or more"),

@@ -13,11 +13,11 @@ use twitterstream::demo::report::Report;
 use twitterstream::demo::world::World;
 use twitterstream::feed::Dialect;
 
-use crate::figure::{Figure, Goal, median};
+use crate::figure::{Figure, Goal, median, progress};
 use crate::read_path;
 
 /// The production worker, and the same without its wiping allocator.
-const WORKER: &str = env!("CARGO_BIN_EXE_twitterstream");
+pub const WORKER: &str = env!("CARGO_BIN_EXE_twitterstream");
 const UNWIPED: &str = env!("CARGO_BIN_EXE_unwiped");
 
 /// How often each side has its turn.
@@ -48,7 +48,8 @@ pub async fn firehose() -> Result<Figure, Box<dyn Error>> {
     let program = std::env::var("WORKER");
     let program = program.as_deref().unwrap_or(WORKER);
     let (mut whole, mut alone) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
+        progress(&format!("main-job, firehose, round {round} of {ROUNDS}"));
         let report = main_job(program, POSTS.into(), 0.01).await?;
         whole.push(report.cpu_seconds * 1e6 / f64::from(POSTS));
         alone.push(read_path::once()? * 1e6);
@@ -58,13 +59,15 @@ pub async fn firehose() -> Result<Figure, Box<dyn Error>> {
         median(whole),
         ("its framing and filter", median(alone)),
         None,
-    ))
+    )
+    .measured_as("firehose_us_per_post"))
 }
 
 /// What wiping every block that is freed costs a run.
 pub async fn allocator() -> Result<Figure, Box<dyn Error>> {
     let (mut wiping, mut plain) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
+        progress(&format!("main-job, allocator, round {round} of {ROUNDS}"));
         wiping.push(main_job(WORKER, 50_000, 0.2).await?.cpu_seconds);
         plain.push(main_job(UNWIPED, 50_000, 0.2).await?.cpu_seconds);
     }

@@ -14,7 +14,7 @@ use twitterstream::feed::lines::{Line, Lines};
 use twitterstream::feed::message::Message;
 use twitterstream::filter::Filter;
 
-use crate::figure::{Figure, Goal, cpu_seconds};
+use crate::figure::{Figure, Goal, cpu_seconds, progress};
 use crate::main_job::clock;
 
 const MESSAGES: usize = 50_000;
@@ -104,6 +104,7 @@ impl Sample {
 /// The rate beside that of looking for line ends alone; and the processor's time for a post, with the
 /// parsing of what may match, beside that of parsing every record.
 pub fn framing_and_filter() -> Result<[Figure; 2], Box<dyn Error>> {
+    progress("read-path");
     let sample = Sample::new()?;
     let [bare, alone, whole, parsing] = cpu_seconds(
         ROUNDS,
@@ -122,7 +123,8 @@ pub fn framing_and_filter() -> Result<[Figure; 2], Box<dyn Error>> {
             rate(alone),
             ("looking for \\n alone", rate(bare)),
             Some(Goal::RatioFrom(0.40)),
-        ),
+        )
+        .ratio_as("filter_rate_vs_line_split"),
         Figure::new(
             ("framing and filter, 1 % matching", "µs a post"),
             a_post(whole),

@@ -261,7 +261,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    fn of(pid: u32) -> Option<Self> {
+    /// What a process has used; `None` where there is none of this id.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold spaces; the fields after it are counted from 3
         // (proc_pid_stat(5): utime is 14, stime 15).

@@ -378,7 +378,7 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
 
     fn dialect(&mut self) -> Option<Dialect> {
         let text = self.text("FEED").unwrap_or_else(|| Dialect::XV2.name().to_owned());
-        let dialect = Dialect::ALL.into_iter().find(|dialect| dialect.name() == text);
+        let dialect = Dialect::named(&text);
         if dialect.is_none() {
             let names = Dialect::ALL.map(Dialect::name).join(" or ");
             self.fault("FEED", names);

@@ -13,9 +13,10 @@
 //! 6. [`writers`] put user, date and text of each into the [`table`] in DynamoDB.
 //! 7. [`worker`] is the straight line through all of them, and the drain at a stop.
 //!
-//! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`] hardens the process before anything is read, [`counts`] counts what
-//! passes, [`clock`] tells the time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in
-//! a log, and how, and [`wipe`] cleans the stack behind whoever has used a secret.
+//! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`]
+//! hardens the process before anything is read, [`counts`] counts what passes, [`clock`] tells the
+//! time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in a log, and
+//! how, and [`wipe`] cleans the stack behind whoever has used a secret.
 //!
 //! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, backlog, writers}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.

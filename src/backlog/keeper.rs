@@ -2,13 +2,14 @@
 //! file, so that no disk, however slow, holds up reading or writing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::spool::{Spool, SpoolError};
-use super::{Desk, InHand, Room, Waiting};
+use super::{Desk, FEW, InHand, Room, Waiting};
 use crate::table::Row;
 use crate::telemetry::chain;
 
@@ -160,7 +161,10 @@ impl Keeper {
             self.commit()?;
             self.spool.compact()?;
         }
-        self.bring_back()
+        self.bring_back()?;
+        let behind = self.behind();
+        self.desk.behind.store(behind, Ordering::Relaxed);
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), SpoolError> {
@@ -193,16 +197,23 @@ impl Keeper {
         }
     }
 
+    /// How many rows are on the disk alone.
+    fn behind(&self) -> u64 {
+        self.spool.rows().saturating_sub(self.in_hand.len() as u64)
+    }
+
     /// Brings the oldest rows back to where the writers take them.
     fn bring_back(&mut self) -> Result<(), SpoolError> {
         let Some(queue) = &self.queue else { return Ok(()) };
-        let wanted = queue.len() < BROUGHT_BACK / 2 && !self.desk.pulse.is_away();
-        if wanted && self.spool.rows() > self.in_hand.len() as u64 {
+        let behind = self.behind();
+        let wanted = queue.len() < BROUGHT_BACK / 2 || behind <= FEW;
+        if behind > 0 && wanted && !self.desk.queue.is_full() && !self.desk.pulse.is_away() {
             let rows = self.spool.oldest(&self.in_hand, BROUGHT_BACK, BROUGHT_BACK_BYTES)?;
             for (number, row) in rows {
+                let Some(room) = self.desk.queue.take(row.size()) else { break };
                 self.in_hand.insert(number);
                 // It is open: this thread has a receiver of it.
-                drop(queue.try_send(Waiting::brought_back(number, row, &self.desk)));
+                drop(queue.try_send(Waiting::new(row, Some(number), room, &self.desk)));
             }
         }
         if self.closed && self.spool.rows() == 0 {

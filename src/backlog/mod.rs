@@ -34,7 +34,11 @@ pub const QUEUE_ROWS: usize = 65_536;
 /// but a post may be long, and a small task has 512 MB.
 pub const QUEUE_BYTES: usize = 32 << 20;
 
-/// As much again may be on its way to the disk.
+/// As long as no more rows than these are on the disk alone, the next go to memory, and those on the
+/// disk come back whatever there is: else a few would be on their way for ever.
+const FEW: u64 = 512;
+
+/// So much more may be on its way to the disk.
 const UNDER_WAY_ROWS: usize = 16_384;
 const UNDER_WAY_BYTES: usize = 8 << 20;
 
@@ -81,10 +85,8 @@ impl Waiting {
         }
     }
 
-    /// A row that the disk has as well.
-    fn brought_back(number: u64, row: Row, desk: &Arc<Desk>) -> Self {
-        let desk = Arc::clone(desk);
-        Self { row, number: Some(number), desk, room: None, settled: false }
+    fn new(row: Row, number: Option<u64>, room: Room, desk: &Arc<Desk>) -> Self {
+        Self { row, number, desk: Arc::clone(desk), room: Some(room), settled: false }
     }
 
     /// Its parts, for whoever puts it elsewhere.
@@ -118,6 +120,8 @@ pub struct Desk {
     keeper: Option<thread::Sender<Command>>,
     /// The number of the next row on disk.
     next: AtomicU64,
+    /// How many rows are on the disk alone.
+    behind: AtomicU64,
 }
 
 impl Desk {
@@ -126,6 +130,12 @@ impl Desk {
             // It is at an end only where the process leaves.
             let _ = keeper.send(command);
         }
+    }
+
+    /// Whether a row that comes now has many before it on the disk.
+    fn is_behind(&self) -> bool {
+        let under_way = self.under_way.rows.load(Ordering::Relaxed) as u64;
+        self.behind.load(Ordering::Relaxed) + under_way > FEW
     }
 
     fn number(&self) -> u64 {
@@ -169,17 +179,20 @@ impl Backlog {
         self.desk.counts.rows_dropped.increment();
     }
 
-    fn wait(&self, row: Row) -> Result<(), Row> {
-        // Behind what is on the disk already.
+    fn wait(&self, mut row: Row) -> Result<(), Row> {
         let desk = &self.desk;
-        if desk.keeper.is_some() && (desk.counts.rows_in_spool.level() > 0 || desk.pulse.is_away())
-        {
-            return desk.put(row);
+        let to_disk = desk.is_behind() || desk.pulse.is_away();
+        if to_disk {
+            match desk.put(row) {
+                Ok(()) => return Ok(()),
+                Err(refused) => row = refused,
+            }
         }
-        let Some(room) = desk.queue.take(row.size()) else { return desk.put(row) };
-        let desk = Arc::clone(desk);
-        let waiting = Waiting { row, number: None, desk, room: Some(room), settled: false };
+        let Some(room) = desk.queue.take(row.size()) else {
+            return if to_disk { Err(row) } else { desk.put(row) };
+        };
         // It has no bound of its own, and is open as long as a writer lives.
+        let waiting = Waiting::new(row, None, room, desk);
         let Err(refused) = self.queue.try_send(waiting) else { return Ok(()) };
         Err(refused.into_inner().into_parts().0)
     }
@@ -236,6 +249,7 @@ pub fn open(
         under_way: Arc::new(Bound::new(UNDER_WAY_ROWS, UNDER_WAY_BYTES)),
         keeper: spool.is_some().then_some(sender),
         next: AtomicU64::new(spool.as_ref().map_or(0, Spool::next)),
+        behind: AtomicU64::new(spool.as_ref().map_or(0, Spool::rows)),
     });
     let ended = match spool {
         None => None,
@@ -288,6 +302,11 @@ struct Bound {
 impl Bound {
     const fn new(most_rows: usize, most_bytes: usize) -> Self {
         Self { rows: AtomicUsize::new(0), bytes: AtomicUsize::new(0), most_rows, most_bytes }
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.load(Ordering::Relaxed) >= self.most_rows
+            || self.bytes.load(Ordering::Relaxed) >= self.most_bytes
     }
 
     fn take(self: &Arc<Self>, bytes: usize) -> Option<Room> {

@@ -44,6 +44,12 @@ impl Dialect {
         }
     }
 
+    /// The dialect of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
     /// The credentials that it needs. No other is fetched.
     #[must_use]
     pub const fn credentials(self) -> &'static [Credential] {

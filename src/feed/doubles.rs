@@ -39,6 +39,12 @@ impl Doubles {
         self.ids.contains(id)
     }
 
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     /// Nothing is remembered any more.
     pub fn forget(&mut self) {
         *self = Self::default();

@@ -1,11 +1,11 @@
 //! The stream: connected, read, and connected again for as long as the worker runs.
 //!
 //! [`Feed`] is the state machine: [`Feed::next`] moves it on, and where it waits the wait comes from
-//! [`back_off`]. What differs between feeds is behind [`dialect::Wire`]:
-//! [`twitter_v1_1`] with its signature in [`oauth1`], and [`x_v2`] with its [`connect_budget`]. A [`session`] is credentials at
+//! [`back_off`]. What differs between feeds is behind [`dialect::Wire`]: [`twitter_v1_1`] with its
+//! signature in [`oauth1`], and [`x_v2`] with its [`connect_budget`]. A [`session`] is credentials at
 //! work, [`connection`] the way to the socket. Framing is in [`lines`], what a record says in
-//! [`message`], and its beginning in [`head`]; `doubles` knows what two streams have both brought, and [`read_budget`] how many
-//! posts may be read.
+//! [`message`], and its beginning in [`head`]; `doubles` knows what two streams have both brought, and
+//! [`read_budget`] how many posts may be read.
 
 pub mod back_off;
 mod body;
@@ -202,7 +202,7 @@ impl Feed {
             tokio::select! {
                 biased;
                 answer = answer(&mut self.attempt) => self.answered(answer)?,
-                // An attempt is never dropped: the server may have begun to send.
+                // An attempt to open a stream is never dropped: the server may have begun to send.
                 Ok(()) = self.port.candidates.changed(), if self.attempt.is_none() => self.offered(),
                 (index, filled) = fill(&mut self.streams, self.wire.stall()) => self.filled(index, filled),
                 () = at(begin_at), if self.attempt.is_none() => {}
@@ -265,7 +265,8 @@ impl Feed {
         if self.streams.len() > 1 || self.is_proving() {
             !self.doubles.remember(id, Instant::now())
         } else {
-            self.doubles.knows(id, Instant::now())
+            // Nothing is remembered most of the time, and then the time is not asked for.
+            !self.doubles.is_empty() && self.doubles.knows(id, Instant::now())
         }
     }
 
@@ -280,8 +281,10 @@ impl Feed {
 
     /// One more post was read, of a feed that may be paid for by the post.
     fn spend(&mut self) {
+        if self.spent || !self.read_budget.is_limited() {
+            return;
+        }
         match self.read_budget.read((self.clock)()) {
-            Spent::Little | Spent::All(_) if self.spent => {}
             Spent::Little => {}
             Spent::Most(period) => {
                 let period = period.name();

@@ -108,12 +108,15 @@ impl ReadBudget {
         Self { counters: periods.into_iter().filter_map(counter).collect() }
     }
 
+    /// Whether there is any limit.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        !self.counters.is_empty()
+    }
+
     /// One more post was read.
     pub fn read(&mut self, now: SystemTime) -> Spent {
         let mut spent = Spent::Little;
-        if self.counters.is_empty() {
-            return spent;
-        }
         let today = OffsetDateTime::from(now).date();
         for counter in &mut self.counters {
             counter.turn(today);

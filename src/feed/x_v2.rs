@@ -227,7 +227,7 @@ impl XV2 {
         if !session.is_ruled() || !change.is_none() {
             tracing::info!(
                 add = ?change.add,
-                remove = ?change.remove_values,
+                remove = session.quoted(&format!("{:?}", change.remove_values)),
                 kept = change.kept,
                 of_others = change.of_others,
                 "the stream's rules are to be those of FILTER",
@@ -342,13 +342,15 @@ impl XV2 {
         let failure = match refusal.status.as_u16() {
             401 => refusal.wait(Class::Http, true, "the bearer token was refused"),
             403 => refusal.wait(Class::Http, true, "access is forbidden for these credentials"),
-            400 if path == STREAM => refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION"),
+            400 if path == STREAM => {
+                refusal.stop("it takes no such request; compare BACKFILL_MINUTES and PARTITION")
+            }
             // The header with it is that of the connect budget, which has nothing to do with it.
             429 if refusal.text.contains("TooManyConnections") => refusal.without_reset().wait(
                 Class::RateLimit,
                 false,
-                "the application has its one stream already: another task of this application holds \
-                 it, or an old one that is still draining, or X has not noticed its end yet",
+                "the application has its one stream already: another task of this application \
+                 holds it, or an old one that is still draining, or X has not noticed its end yet",
             ),
             _ => refusal.usual(),
         };
@@ -356,17 +358,35 @@ impl XV2 {
     }
 }
 
+/// Tries once more with another token where the first was refused: it may have ended while the keys
+/// are good.
+async fn with_another_token<T, F>(session: &Session, attempt: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Refused>>,
+{
+    let mut tried = attempt().await;
+    if let Err(Refused { by_token: true, .. }) = tried {
+        session.keep_bearer(None);
+        tried = attempt().await;
+    }
+    tried.map_err(|refused| refused.failure)
+}
+
 /// Named place of `expose_secret`: the token becomes a header.
 fn authorize(request: &mut Request, bearer: &SecretString) {
     use secrecy::ExposeSecret;
     wipe::stack_of(|| {
         let value = zeroize::Zeroizing::new(format!("Bearer {}", bearer.expose_secret()));
-        // A token was checked to be one that can stand in a header.
-        if let Ok(mut value) = HeaderValue::from_str(&value) {
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
+        insert_authorization(request, &value);
     });
+}
+
+/// A header that no `Debug` shows. The value was checked to be one that can stand there, or is base64.
+fn insert_authorization(request: &mut Request, value: &str) {
+    if let Ok(mut value) = HeaderValue::from_str(value) {
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
 }
 
 fn unusable(path: &str, why: &str) -> Failure {
@@ -398,26 +418,15 @@ impl Wire for XV2 {
 
     fn open(self: Arc<Self>, session: Arc<Session>) -> Held<Result<Response, Failure>> {
         Box::pin(async move {
-            match Self::open(&self, &session).await {
-                // The token may have ended while the keys are good: once, another one is asked for.
-                Err(Refused { by_token: true, .. }) => {
-                    session.keep_bearer(None);
-                    Self::open(&self, &session).await.map_err(|refused| refused.failure)
-                }
-                opened => opened.map_err(|refused| refused.failure),
-            }
+            let open = || Self::open(&self, &session);
+            with_another_token(&session, open).await
         })
     }
 
     fn prove(self: Arc<Self>, session: Arc<Session>) -> Option<Held<Result<(), Failure>>> {
         Some(Box::pin(async move {
-            match self.read_only(&session).await {
-                Err(Refused { by_token: true, .. }) => {
-                    session.keep_bearer(None);
-                    self.read_only(&session).await.map_err(|refused| refused.failure)
-                }
-                proven => proven.map_err(|refused| refused.failure),
-            }
+            let read_only = || self.read_only(&session);
+            with_another_token(&session, read_only).await
         }))
     }
 

@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 
 use percent_encoding::utf8_percent_encode;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::secret;
+use super::{insert_authorization, secret};
 use crate::credentials::{Credential, Generation, LONGEST_VALUE, UNRESERVED};
 use crate::feed::dialect::Failure;
 use crate::wipe;
@@ -30,11 +30,7 @@ pub fn request(url: Url, generation: &Generation) -> Result<Request, Failure> {
     let form = HeaderValue::from_static("application/x-www-form-urlencoded;charset=UTF-8");
     request.headers_mut().insert(CONTENT_TYPE, form);
     *request.body_mut() = Some("grant_type=client_credentials".into());
-    // Base64 can always stand in a header.
-    if let Ok(mut value) = HeaderValue::from_str(&basic) {
-        value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
-    }
+    insert_authorization(&mut request, &basic);
     Ok(request)
 }
 
@@ -58,6 +54,8 @@ pub fn of_answer(body: &[u8]) -> Option<SecretString> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use reqwest::header::AUTHORIZATION;
 
     use super::*;
     use crate::credentials::Held;

@@ -72,9 +72,8 @@ async fn put_loop(lab: &mut Lab, which: Loop) -> Result<Run, Box<dyn Error>> {
     lab.null.expect(ROWS).await?;
     let mut process = Process::start(command)?;
     let first = process.until(lab.null.seen()).await?;
-    let last = process.until(lab.null.seen()).await?;
-    Ok(Run {
-        rows_per_second: f64::from(ROWS - 1) / (last - first),
-        cpu_seconds_per_row: process.output().await?.trim().parse()?,
-    })
+    // The loop ends with its last row, or has failed.
+    let cpu_seconds_per_row = process.output().await?.trim().parse()?;
+    let rows_per_second = f64::from(ROWS - 1) / (lab.null.seen().await? - first);
+    Ok(Run { rows_per_second, cpu_seconds_per_row })
 }

@@ -5,14 +5,14 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use tokio::process::Command;
-use twitterstream::demo::ecs_agent::{Task, Usage};
+use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::feed_server::{Account, Options, Scheme, Source};
 use twitterstream::demo::tls_front::{Authority, TlsFront};
 use twitterstream::demo::world::{SECRETS, World, keys_of};
 use twitterstream::feed::Dialect;
 
 use crate::main_job::{WORKER, clock};
-use crate::null_dynamodb::{NullDynamoDb, Seen};
+use crate::null_dynamodb::NullDynamoDb;
 use crate::process::Process;
 
 /// What the feed sends: posts that all match.
@@ -109,32 +109,26 @@ impl Lab {
         self.task(python, &variables)
     }
 
-    /// Runs a program until it has put so many rows.
+    /// Runs a program until it has put so many rows. It is measured from the first to the last.
     pub async fn rows(&mut self, command: Command, rows: u32) -> Result<Run, Box<dyn Error>> {
-        let (Seen { first, last }, usage, _) = self.put(command, rows).await?;
-        Ok(Run {
-            rows_per_second: f64::from(rows - 1) / (last - first),
-            cpu_seconds_per_row: usage.cpu_seconds / f64::from(rows),
-        })
+        self.null.expect(rows).await?;
+        let mut process = Process::start(command)?;
+        let first = process.until(self.null.seen()).await?;
+        let before = process.usage()?;
+        let last = process.until(self.null.seen()).await?;
+        let cpu_seconds = process.usage()?.cpu_seconds - before.cpu_seconds;
+        process.end().await?;
+        let rows = f64::from(rows - 1);
+        Ok(Run { rows_per_second: rows / (last - first), cpu_seconds_per_row: cpu_seconds / rows })
     }
 
     /// How many seconds a program takes from its start to its first row.
     pub async fn first_row(&mut self, command: Command) -> Result<f64, Box<dyn Error>> {
-        let (Seen { first, .. }, _, started) = self.put(command, 1).await?;
-        Ok(first - started)
-    }
-
-    async fn put(
-        &mut self,
-        command: Command,
-        rows: u32,
-    ) -> Result<(Seen, Usage, f64), Box<dyn Error>> {
-        self.null.expect(rows).await?;
+        self.null.expect(1).await?;
         let mut process = Process::start(command)?;
-        let seen = process.until(self.null.seen()).await?;
-        let usage = process.usage()?;
-        let started = process.started;
+        let first = process.until(self.null.seen()).await?;
+        let seconds = first - process.started;
         process.end().await?;
-        Ok((seen, usage, started))
+        Ok(seconds)
     }
 }

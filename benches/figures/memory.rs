@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use twitterstream::demo::feed_server::Scheme;
 
 use crate::figure::{Figure, Goal, median, progress};
@@ -18,8 +18,8 @@ const RATE: u32 = 1_000;
 /// What the memory may be, in bytes.
 const LIMIT: f64 = 24e6;
 
-/// From here on it is looked at, and until then.
-const STEADY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(20)];
+/// How long rows flow. In the second half of it the memory is looked at.
+const SECONDS: u32 = 20;
 
 /// The most resident memory in the steady half of a run: the median of the runs.
 pub async fn steady() -> Result<Figure, Box<dyn Error>> {
@@ -37,19 +37,15 @@ pub async fn steady() -> Result<Figure, Box<dyn Error>> {
 
 async fn once() -> Result<f64, Box<dyn Error>> {
     let mut lab = Lab::start(Pace::Rate(RATE), Scheme::Http).await?;
-    lab.null.expect(1).await?;
+    // That rows do flow is seen by the last of these.
+    lab.null.expect(RATE * (SECONDS - 1)).await?;
     let mut process = Process::start(lab.worker()?)?;
     process.until(lab.null.seen()).await?;
-    let [from, until] = STEADY.map(|after| Instant::now() + after);
-    // That rows do flow is seen at the end of it: the null server has counted them.
-    let steadily = RATE
-        * u32::try_from(
-            STEADY.map(|time| time.as_secs()).iter().max().copied().unwrap_or_default(),
-        )?;
-    lab.null.expect(steadily / 10 * 9).await?;
-    sleep_until(from).await;
+    let half = Duration::from_secs(u64::from(SECONDS) / 2);
+    sleep(half).await;
+    let steady = Instant::now();
     let mut most = 0;
-    while Instant::now() < until {
+    while steady.elapsed() < half {
         most = most.max(process.usage()?.rss_bytes);
         sleep(Duration::from_millis(100)).await;
     }

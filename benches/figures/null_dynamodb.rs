@@ -1,5 +1,5 @@
 //! A DynamoDB that keeps nothing, in a process of its own: it answers every `PutItem` at once, and says
-//! when it got the first and the last of those that it was told to expect. What writes to it is
+//! when it gets the first and the last of those that it was told to expect. What writes to it is
 //! measured, and not the table.
 
 use std::cell::RefCell;
@@ -23,13 +23,6 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::main_job::clock;
 use crate::process::monotonic;
-
-/// When the first and the last of the expected rows came, in seconds of the system's monotonic clock.
-#[derive(Clone, Copy)]
-pub struct Seen {
-    pub first: f64,
-    pub last: f64,
-}
 
 /// The process, as the measurement sees it. It ends when this is dropped.
 pub struct NullDynamoDb {
@@ -66,11 +59,10 @@ impl NullDynamoDb {
         Ok(())
     }
 
-    /// Waits until they have come.
-    pub async fn seen(&mut self) -> Result<Seen, Box<dyn Error>> {
-        let line = self.answers.next_line().await?.ok_or("it has ended")?;
-        let (first, last) = line.split_once(' ').ok_or("it speaks in riddles")?;
-        Ok(Seen { first: first.parse()?, last: last.parse()? })
+    /// Waits for the first of them, or, asked again, for the last: when it came, in seconds of the system's
+    /// monotonic clock. One row is both.
+    pub async fn seen(&mut self) -> Result<f64, Box<dyn Error>> {
+        Ok(self.answers.next_line().await?.ok_or("it has ended")?.parse()?)
     }
 }
 
@@ -78,10 +70,10 @@ impl NullDynamoDb {
 struct Count {
     expected: u32,
     came: u32,
-    first: f64,
     /// What every `PutItem` is answered.
     answer: Rc<[u8]>,
-    done: mpsc::UnboundedSender<Seen>,
+    /// When the first came, and when the last.
+    seen: mpsc::UnboundedSender<f64>,
 }
 
 /// The process itself. It ends with its standard input.
@@ -91,8 +83,8 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut answers = stdout();
         answers.write_all(format!("{}\n", listener.local_addr()?).as_bytes()).await?;
-        let (done, seen) = mpsc::unbounded_channel();
-        let count = Count { expected: 0, came: 0, first: 0.0, answer: put(), done };
+        let (sender, seen) = mpsc::unbounded_channel();
+        let count = Count { expected: 0, came: 0, answer: put(), seen: sender };
         let count = Rc::new(RefCell::new(count));
         let orders = take_orders(BufReader::new(stdin()).lines(), answers, seen, Rc::clone(&count));
         tokio::pin!(orders);
@@ -112,7 +104,7 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
 async fn take_orders(
     mut orders: Lines<BufReader<Stdin>>,
     mut answers: Stdout,
-    mut seen: mpsc::UnboundedReceiver<Seen>,
+    mut seen: mpsc::UnboundedReceiver<f64>,
     count: Rc<RefCell<Count>>,
 ) -> Result<(), Box<dyn Error>> {
     loop {
@@ -126,7 +118,7 @@ async fn take_orders(
                 count.answer = put();
                 format!("expecting {expected}\n")
             }
-            Some(Seen { first, last }) = seen.recv() => format!("{first} {last}\n"),
+            Some(when) = seen.recv() => format!("{when}\n"),
         };
         answers.write_all(answer.as_bytes()).await?;
         answers.flush().await?;
@@ -156,14 +148,10 @@ async fn converse(mut socket: TcpStream, count: &RefCell<Count>) -> Result<(), B
 
 impl Count {
     fn count(&mut self) -> Rc<[u8]> {
-        let now = monotonic();
-        if self.came == 0 {
-            self.first = now;
-        }
         self.came += 1;
-        if self.came == self.expected {
+        if self.came == 1 || self.came == self.expected {
             // Who asked has gone where this fails, and the process goes with it.
-            let _ = self.done.send(Seen { first: self.first, last: now });
+            let _ = self.seen.send(monotonic());
         }
         Rc::clone(&self.answer)
     }

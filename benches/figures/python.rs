@@ -103,10 +103,10 @@ async fn environment() -> Result<PathBuf, Box<dyn Error>> {
     }
     progress("python, the environment is being made");
     let system = suitable().await.ok_or("there is no Python 3.10, 3.11 or 3.12 with venv")?;
-    done(Command::new(system).args(["-m", "venv", "--clear"]).arg(&home).output().await?)?;
+    done(&Command::new(system).args(["-m", "venv", "--clear"]).arg(&home).output().await?)?;
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&requirements);
-    done(install.output().await?)?;
+    done(&install.output().await?)?;
     std::fs::write(installed, wanted)?;
     Ok(python)
 }
@@ -122,7 +122,7 @@ async fn suitable() -> Option<&'static str> {
     None
 }
 
-fn done(output: Output) -> Result<(), Box<dyn Error>> {
+fn done(output: &Output) -> Result<(), Box<dyn Error>> {
     if output.status.success() {
         return Ok(());
     }

@@ -71,9 +71,9 @@ async fn put_loop(lab: &mut Lab, which: Loop) -> Result<Run, Box<dyn Error>> {
     command.args(["--role", "put-loop", "--loop", &which.role(), "--rows", &ROWS.to_string()]);
     lab.null.expect(ROWS).await?;
     let mut process = Process::start(command)?;
-    let seen = process.until(lab.null.seen()).await?;
-    Ok(Run {
-        rows_per_second: f64::from(ROWS - 1) / (seen.last - seen.first),
-        cpu_seconds_per_row: process.output().await?.trim().parse()?,
-    })
+    let first = process.until(lab.null.seen()).await?;
+    // The loop ends with its last row, or has failed.
+    let cpu_seconds_per_row = process.output().await?.trim().parse()?;
+    let rows_per_second = f64::from(ROWS - 1) / (lab.null.seen().await? - first);
+    Ok(Run { rows_per_second, cpu_seconds_per_row })
 }

@@ -238,7 +238,7 @@ impl Lives<'_> {
         fs::metadata(self.spool().join("spool.redb")).and_then(|file| file.modified()).ok()
     }
 
-    /// What the next life is like. Rows come to an empty spool in an outage alone.
+    /// What the next life is like.
     fn draw(&mut self) -> (Option<Trouble>, Moment) {
         let moments = [Moment::Started, Moment::Reading, Moment::Spooling, Moment::Writing];
         let moment = self.rng.choice(moments).unwrap_or(Moment::Reading);
@@ -248,8 +248,9 @@ impl Lives<'_> {
             // The table takes rows, and does so before a stream is open.
             Moment::Started => vec![None],
             Moment::Writing => [&[None], &troubled[..]].concat(),
-            Moment::Spooling if self.left == 0 => away.to_vec(),
-            Moment::Reading | Moment::Spooling => [&[None], &away[..], &troubled].concat(),
+            // Where the table takes some rows, none need go to the disk.
+            Moment::Spooling => away.to_vec(),
+            Moment::Reading => [&[None], &away[..], &troubled].concat(),
         };
         (self.rng.choice(choice).flatten(), moment)
     }

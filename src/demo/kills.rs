@@ -50,6 +50,19 @@ enum Moment {
     Reading,
     /// The file of the spool has changed: rows come to it, or leave it.
     Spooling,
+    /// A row has come to the table; if it was in the spool, it may be there still.
+    Writing,
+}
+
+impl Moment {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "its start",
+            Self::Reading => "reading",
+            Self::Spooling => "spooling",
+            Self::Writing => "writing",
+        }
+    }
 }
 
 /// One kill.
@@ -225,48 +238,50 @@ impl Lives<'_> {
         fs::metadata(self.spool().join("spool.redb")).and_then(|file| file.modified()).ok()
     }
 
-    /// What the next life is like. Rows come to an empty spool in an outage alone.
+    /// What the next life is like.
     fn draw(&mut self) -> (Option<Trouble>, Moment) {
-        let moments = [Moment::Started, Moment::Reading, Moment::Spooling, Moment::Spooling];
-        let moment = self.rng.choice(moments).unwrap_or(Moment::Spooling);
-        if moment == Moment::Spooling && self.left == 0 {
-            let away = [Trouble::Outage, Trouble::Hang, Trouble::Denied];
-            return (self.rng.choice(away), moment);
-        }
-        let troubles = [
-            None,
-            Some(Trouble::Outage),
-            Some(Trouble::Throttling),
-            Some(Trouble::Resets),
-            Some(Trouble::LostAnswers),
-            Some(Trouble::Hang),
-        ];
-        (self.rng.choice(troubles).flatten(), moment)
+        let moments = [Moment::Started, Moment::Reading, Moment::Spooling, Moment::Writing];
+        let moment = self.rng.choice(moments).unwrap_or(Moment::Reading);
+        let away = [Trouble::Outage, Trouble::Hang, Trouble::Denied].map(Some);
+        let troubled = [Trouble::Throttling, Trouble::Resets, Trouble::LostAnswers].map(Some);
+        let choice = match moment {
+            // The table takes rows, and does so before a stream is open.
+            Moment::Started => vec![None],
+            Moment::Writing => [&[None], &troubled[..]].concat(),
+            // Where the table takes some rows, none need go to the disk.
+            Moment::Spooling => away.to_vec(),
+            Moment::Reading => [&[None], &away[..], &troubled].concat(),
+        };
+        (self.rng.choice(choice).flatten(), moment)
     }
 
     async fn kill(&mut self, number: u64) -> Result<Kill, Error> {
         let (trouble, moment) = self.draw();
         let mut worker = self.start()?;
-        let after = match moment {
-            Moment::Started => "its start",
-            Moment::Reading | Moment::Spooling => {
-                worker.until("an open stream", |worker| worker.log.opened).await?;
-                trouble.into_iter().for_each(|trouble| self.world.aws.inject(trouble.fault()));
-                if moment == Moment::Reading {
-                    "reading"
-                } else {
-                    let before = self.changed();
-                    worker.until("a row in the spool", |_| self.changed() != before).await?;
-                    "spooling"
-                }
+        if moment != Moment::Started {
+            worker.until("an open stream", |worker| worker.log.opened).await?;
+            if let Some(trouble) = trouble {
+                self.world.aws.inject(trouble.fault());
             }
-        };
+        }
+        match moment {
+            Moment::Started | Moment::Reading => {}
+            Moment::Spooling => {
+                let before = self.changed();
+                worker.until("a row in the spool", |_| self.changed() != before).await?;
+            }
+            Moment::Writing => {
+                let before = self.rows_in_table()?;
+                let written = || self.rows_in_table().is_ok_and(|rows| rows > before);
+                worker.until("a row in the table", |_| written()).await?;
+            }
+        }
         let after_millis = self.rng.u64(0..=MOST_MILLIS);
         sleep(Duration::from_millis(after_millis)).await;
         worker.kill().await?;
         self.errors.append(&mut worker.log.errors);
         self.read_spool()?;
-        let trouble = trouble.filter(|_| moment != Moment::Started).map(Trouble::name);
+        let (trouble, after) = (trouble.map(Trouble::name), moment.name());
         let rows_in_spool = self.left as u64;
         let rows_in_table = self.rows_in_table()?;
         Ok(Kill { number, trouble, after, after_millis, rows_in_spool, rows_in_table })

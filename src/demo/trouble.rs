@@ -18,9 +18,12 @@ use super::running_worker::{Error, RunningWorker, STUCK};
 use super::table_rows::TableRows;
 use super::world::World;
 
-/// A post takes some milliseconds from the feed to the table. The worker has caught up when the table
-/// has every post that was sent so long ago.
-const ON_ITS_WAY: Duration = Duration::from_millis(250);
+/// A post takes some milliseconds from the feed to the table, on a busy machine more. The worker has caught
+/// up when the table has every post that was sent so long ago.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// How often at most the sockets are looked at: the kernel's list of them is long on a busy machine.
+const SOCKETS: Duration = Duration::from_millis(50);
 
 /// How often at most the rows of the table are counted, which takes longer the more there are.
 const COUNT: Duration = Duration::from_millis(200);
@@ -190,7 +193,7 @@ pub struct Report {
     pub trouble: &'static str,
     /// How long.
     pub trouble_seconds: f64,
-    /// From its end until the table had every post that was sent a quarter of a second before, while the feed went on.
+    /// From its end until the table had every post that was sent a second before, while the feed went on.
     pub catch_up_seconds: f64,
     /// Posts that the feed handed over.
     pub posts_sent: u64,
@@ -427,6 +430,7 @@ impl<S: FnMut(&Progress)> Run<'_, S> {
 /// What is known of the run so far.
 struct Watch {
     started: Instant,
+    sockets_seen: Option<Instant>,
     counted: Option<Instant>,
     rows_in_table: u64,
     reading: Reading,
@@ -435,11 +439,14 @@ struct Watch {
 impl Watch {
     fn new() -> Self {
         let (started, reading) = (Instant::now(), Reading::new(Instant::now()));
-        Self { started, counted: None, rows_in_table: 0, reading }
+        Self { started, sockets_seen: None, counted: None, rows_in_table: 0, reading }
     }
 
     fn look(&mut self, world: &World) -> Result<(), Error> {
-        self.reading.look(&world.feed)?;
+        if self.sockets_seen.is_none_or(|seen| seen.elapsed() >= SOCKETS) {
+            self.reading.look(&world.feed)?;
+            self.sockets_seen = Some(Instant::now());
+        }
         if self.counted.is_none_or(|counted| counted.elapsed() >= COUNT) {
             self.rows_in_table = count(world)?;
             self.counted = Some(Instant::now());

@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use twitterstream::backlog;
 use twitterstream::counts::{Counts, Summary};
 use twitterstream::demo::feed_server::replay::Recording;
@@ -23,6 +23,9 @@ use twitterstream::table::{Row, Table};
 use twitterstream::writers::Writers;
 
 use crate::support::{Stage, clock, generated, post, replayed};
+
+/// As long as a busy machine may take.
+const LIMIT: Duration = Duration::from_mins(1);
 
 const DATE: &str = "Wed Oct 10 20:19:24 +0000 2018";
 
@@ -35,7 +38,7 @@ async fn write(table: Table, rows: Vec<Row>) -> Summary {
         backlog.accept(row);
     }
     drop(backlog);
-    writers.ended().await;
+    timeout(LIMIT, writers.ended()).await.expect("the rows are not written");
     counts.summary()
 }
 

@@ -203,7 +203,7 @@ impl AsyncWrite for Socket {
 }
 
 /// How many bytes the kernel holds between a server on loopback and its readers, at both ends of its
-/// sockets. `sockets` is `/proc/net/tcp` (proc_pid_net(5)): the local and the remote address, the
+/// sockets. `sockets` is `/proc/net/tcp` (`proc_pid_net(5)`): the local and the remote address, the
 /// state, and the lengths of the queues of what is to be sent and to be read, all in hexadecimal.
 pub(super) fn in_kernel(sockets: &str, port: u16) -> u64 {
     const ESTABLISHED: &str = "01";

@@ -2,7 +2,9 @@
 //!
 //! What comes from outside is taken here and handed on. A binary adds its allocator, and nothing else.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -75,7 +77,7 @@ pub fn main() -> ExitCode {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES)
-        .finish(io::stdout());
+        .finish(log_output());
     let dropped = writer.error_counter();
     // Nothing has set one before.
     let log = telemetry::subscriber(config.log_format, &config.log_filter, writer);
@@ -86,6 +88,15 @@ pub fn main() -> ExitCode {
     }
     drop(guard);
     ExitCode::from(code)
+}
+
+/// Standard output, with a buffer that the log's thread flushes when it has nothing more to write: that
+/// of the standard library makes a system call of each line.
+fn log_output() -> Box<dyn Write + Send> {
+    match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(output) => Box::new(BufWriter::with_capacity(64 << 10, File::from(output))),
+        Err(_) => Box::new(io::stdout()),
+    }
 }
 
 fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
@@ -183,13 +194,11 @@ fn triggers() -> io::Result<(mpsc::UnboundedSender<Reason>, mpsc::UnboundedRecei
 
 /// One line on standard error: before there is a log, and when there is none any more.
 fn say(line: &str) {
-    use io::Write;
     // There is nobody to tell that nobody can be told.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn print(text: &str) -> ExitCode {
-    use io::Write;
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -40,7 +40,7 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts them: one for each processor, up to [`WRITERS`].
+    /// Starts them: one for each processor, two at the most.
     ///
     /// # Errors
     /// A thread or a runtime that cannot be started.
@@ -135,17 +135,20 @@ async fn write(table: &Table, mut waiting: Waiting, counts: &Counts) {
             Err(error) => error,
         };
         match error.kind {
+            Kind::Taken => {
+                waiting.pulse().end();
+                return give_up(
+                    waiting,
+                    "its date#id is the key of an item with another id",
+                    counts,
+                );
+            }
             // The table takes other rows.
-            Kind::Invalid | Kind::Taken if waiting.pulse().last_acknowledged() > begun => {
+            Kind::Invalid if waiting.pulse().last_acknowledged() > begun => {
                 waiting.pulse().end();
                 return give_up(waiting, &error.to_string(), counts);
             }
-            Kind::Invalid
-            | Kind::Taken
-            | Kind::Denied
-            | Kind::NoTaskRole
-            | Kind::NoTable
-            | Kind::Transient => {
+            Kind::Invalid | Kind::Denied | Kind::NoTaskRole | Kind::NoTable | Kind::Transient => {
                 // In an outage every row fails again and again.
                 if waiting.pulse().failed() {
                     tracing::warn!(

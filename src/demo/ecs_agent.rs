@@ -213,6 +213,12 @@ impl Task {
         }
     }
 
+    /// How long after SIGTERM comes SIGKILL: the definition's `stopTimeout`.
+    #[must_use]
+    pub const fn stop_timeout(&self) -> Duration {
+        self.stop_timeout
+    }
+
     /// Stops the task as ECS does: SIGTERM, and SIGKILL after the definition's `stopTimeout`.
     ///
     /// # Errors

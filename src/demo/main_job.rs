@@ -171,16 +171,20 @@ pub async fn run(
         }
     }
 
+    // Asked once: a second signal would make it leave at once, with rows still to write.
     task.terminate();
+    let limit = sleep(task.stop_timeout());
+    tokio::pin!(limit);
     // The worker's figures are taken as late as can be: while it drains.
-    while task.id().is_some() {
-        let used = task.usage();
-        watch.usage = used.unwrap_or(watch.usage);
+    let status = loop {
+        watch.usage = task.usage().unwrap_or(watch.usage);
         tokio::select! {
-            status = task.stop() => { watch.status = Some(status?.to_string()); break }
+            status = task.wait() => break status?,
+            () = &mut limit => break task.kill().await?,
             _ = looks.tick() => {}
         }
-    }
+    };
+    watch.status = Some(status.to_string());
     drain(&mut lines, &mut log).await;
     watch.look(world, &task, &log, started);
     show(&watch.progress);

@@ -391,20 +391,7 @@ impl<S: FnMut(&Progress)> Run<'_, S> {
     }
 
     async fn catch_up(&mut self) -> Result<(), Error> {
-        let mut sent = VecDeque::new();
-        let feed = &self.world.feed;
-        self.until("a row in the table", |watch| {
-            let now = Instant::now();
-            sent.push_back((now, feed.statistics().posts_sent));
-            while sent.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= ON_ITS_WAY) {
-                sent.pop_front();
-            }
-            // Counted at this look or some milliseconds before it.
-            sent.front().is_some_and(|(at, posts)| {
-                now.duration_since(*at) >= ON_ITS_WAY && watch.rows_in_table >= *posts
-            })
-        })
-        .await
+        self.until("a row in the table", Watch::has_caught_up).await
     }
 
     /// Looks until a condition holds, for as long as rows come to the table.
@@ -433,13 +420,22 @@ struct Watch {
     sockets_seen: Option<Instant>,
     counted: Option<Instant>,
     rows_in_table: u64,
+    /// How many posts were sent by when: since [`ON_ITS_WAY`] ago.
+    sent: VecDeque<(Instant, u64)>,
     reading: Reading,
 }
 
 impl Watch {
     fn new() -> Self {
         let (started, reading) = (Instant::now(), Reading::new(Instant::now()));
-        Self { started, sockets_seen: None, counted: None, rows_in_table: 0, reading }
+        Self {
+            started,
+            sockets_seen: None,
+            counted: None,
+            rows_in_table: 0,
+            sent: VecDeque::new(),
+            reading,
+        }
     }
 
     fn look(&mut self, world: &World) -> Result<(), Error> {
@@ -451,7 +447,18 @@ impl Watch {
             self.rows_in_table = count(world)?;
             self.counted = Some(Instant::now());
         }
+        let now = Instant::now();
+        self.sent.push_back((now, world.feed.statistics().posts_sent));
+        let is_old = |(at, _): &(Instant, u64)| now.duration_since(*at) >= ON_ITS_WAY;
+        while self.sent.get(1).is_some_and(is_old) {
+            self.sent.pop_front();
+        }
         Ok(())
+    }
+
+    /// Whether the table has every post but those on their way.
+    fn has_caught_up(&self) -> bool {
+        self.sent.front().is_some_and(|(_, posts)| self.rows_in_table >= *posts)
     }
 }
 

@@ -3,9 +3,11 @@
 //! What comes from outside is taken here and handed on. A binary adds its allocator, and nothing else.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_appender::non_blocking::NonBlockingBuilder;
@@ -14,7 +16,7 @@ use crate::config::{Config, Environment, Hardening, NotUnicode, is_loopback};
 use crate::counts::Counts;
 use crate::credentials::rotation::Reason;
 use crate::worker::{self, Request};
-use crate::{aws, clock, process, telemetry};
+use crate::{aws, check, clock, process, telemetry};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
 const CONFIGURATION: u8 = 64;
@@ -26,11 +28,15 @@ const BUG: i32 = 70;
 /// How many lines wait for whoever reads the log, at the most; some 6 MB.
 const LOG_LINES: usize = 16_384;
 
+const NO_REGION: &str = "there is no AWS region: set AWSREGION or AWS_REGION";
+
 const HELP: &str = "\
 Reads a stream of posts, keeps what matches FILTER, and writes user, date and text to DynamoDB.
 Its credentials come from AWS Secrets Manager, asked with the task role.
 
-Usage: twitterstream [--help | --version]
+Usage: twitterstream [check | --help | --version]
+
+check says what the platform gives it and what its role may do, and ends.
 
 It is configured by environment variables, none of which is secret; README.md lists them.
 Exit codes: 0 drained; 64 configuration; 69 a dependency refused for good, START_LIMIT passed or
@@ -50,8 +56,10 @@ impl Environment for ProcessEnvironment {
 pub fn main() -> ExitCode {
     let hardened = process::harden();
     process::end_on_panic(BUG);
+    let mut check = false;
     match std::env::args_os().nth(1).as_deref().map(std::ffi::OsStr::to_str) {
         None => {}
+        Some(Some("check")) => check = true,
         Some(Some("--help" | "-h")) => {
             return print(HELP);
         }
@@ -70,6 +78,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
+    if check {
+        return ExitCode::from(checked(&config, &hardened));
+    }
     // A log that nobody reads must not stop the worker: lines are dropped then, and counted. What is
     // left is written when the guard goes.
     let (writer, guard) = NonBlockingBuilder::default()
@@ -98,7 +109,7 @@ fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
         tracing::error!(error, "ending");
         return UNAVAILABLE;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime could not be started");
@@ -109,6 +120,30 @@ fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
     // A lookup of a name may still hang in a thread; it has nothing to finish.
     runtime.shutdown_background();
     code
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs [`check`] instead of the worker.
+fn checked(config: &Config, hardened: &process::Level) -> u8 {
+    // SPOOL_DIR is where the volume is.
+    let volume = ProcessEnvironment.variable("SPOOL_DIR").and_then(Result::ok);
+    let checking = async {
+        let sdk = aws::sdk_config(config.region.as_deref()).await;
+        let sdk = sdk.ok_or_else(|| io::Error::other(NO_REGION))?;
+        let volume = volume.as_deref().map(Path::new);
+        check::run(config, &sdk, hardened, volume, &mut io::stdout()).await
+    };
+    match runtime().and_then(|runtime| runtime.block_on(checking)) {
+        Ok(true) => 0,
+        Ok(false) => UNAVAILABLE,
+        Err(error) => {
+            say(&format!("twitterstream: {error}"));
+            UNAVAILABLE
+        }
+    }
 }
 
 async fn run(config: &Config, hardened: &process::Level) -> u8 {
@@ -136,7 +171,7 @@ async fn run(config: &Config, hardened: &process::Level) -> u8 {
         let requests = requests().map_err(|error| error.to_string())?;
         let triggers = triggers().map_err(|error| error.to_string())?;
         let sdk = aws::sdk_config(config.region.as_deref()).await;
-        let sdk = sdk.ok_or("there is no AWS region: set AWSREGION or AWS_REGION")?;
+        let sdk = sdk.ok_or(NO_REGION)?;
         if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
             tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
         }

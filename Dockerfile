@@ -42,6 +42,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 # the image declares it as a VOLUME.
 FROM scratch AS base
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=toolchain /mnt /var/lib
 COPY --from=toolchain --chown=65532:65532 /mnt /var/lib/twitterstream
 VOLUME /var/lib/twitterstream
 USER 65532:65532

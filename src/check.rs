@@ -112,7 +112,9 @@ async fn role(config: &Config, sdk: &SdkConfig) -> Vec<Finding> {
     for wanted in &config.references {
         let name = wanted.1.secret_id();
         let (ok, found) = match secrets.fetch(std::slice::from_ref(wanted)).await {
-            Ok(held) => (true, held.first().map_or_else(String::new, |held| held.version_id.clone())),
+            Ok(held) => {
+                (true, held.first().map_or_else(String::new, |held| held.version_id.clone()))
+            }
             Err(error) => (false, chain(&error)),
         };
         findings.push(Finding::new(format!("{name} can be read"), ok, found));
@@ -124,7 +126,8 @@ async fn role(config: &Config, sdk: &SdkConfig) -> Vec<Finding> {
         // With the bridge its older labels are wanted.
         if !config.rotation_bridge {
             let older = (wanted.0, wanted.1.at_stage("AWSPREVIOUS"));
-            findings.push(denied(&secrets, &older, format!("{name} at AWSPREVIOUS is denied")).await);
+            findings
+                .push(denied(&secrets, &older, format!("{name} at AWSPREVIOUS is denied")).await);
         }
     }
     let another = config.references.first().map(|(credential, _)| *credential);
@@ -147,7 +150,9 @@ async fn denied(
 ) -> Finding {
     match secrets.fetch(std::slice::from_ref(wanted)).await {
         Ok(_) => Finding::new(check, false, "it was read"),
-        Err(error) if matches!(error.cause, Cause::Denied { .. }) => Finding::new(check, true, "yes"),
+        Err(error) if matches!(error.cause, Cause::Denied { .. }) => {
+            Finding::new(check, true, "yes")
+        }
         Err(error) => Finding::new(check, false, chain(&error)),
     }
 }

@@ -3,6 +3,8 @@
 //! - `local_aws`, `local_aws_sqs`, `feed_server`, `feed_server_v2`: the world itself, with its negative controls.
 //!   Without them the tests below would prove nothing.
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
+//! - `iam`: every statement of `iam/` is needed, and README says for what.
+//! - `check`: what the command `check` says of a task.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
 //! - `x_v2`: the X API v2, with a token, rules and one stream.
@@ -23,11 +25,13 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod check;
 mod feed_server;
 mod feed_server_v2;
 mod feed_trouble;
 mod footprint;
 mod hardening;
+mod iam;
 mod local_aws;
 mod local_aws_sqs;
 mod main_job;

@@ -1,10 +1,10 @@
 """The programs that the scripts call, as a test needs them: the real AWS CLI, quick to start and able
 to fail, and a docker that builds nothing.
 
-A folder for PATH holds `aws` and `docker`. Both hand their arguments and their files to a server,
-which forks; the child is the real AWS CLI (awscli.clidriver), imported before. So a call costs a
-few hundredths of a second and not a whole one, and a script of forty calls can be run for each place
-where it may be cut.
+A folder for PATH holds `aws` and `docker`. Both tell a server their process id and wait; the server
+forks, and the child takes their arguments, environment and files from /proc. It is the real AWS CLI
+(awscli.clidriver), imported before. So a call costs a few hundredths of a second and not a whole one, and
+a script of sixty calls can be run for each place where it may be cut.
 
 What changes something is counted. A plan in the environment's CLI_PLAN says at which of these the
 script is killed (with all that it started, behind the call) or the call is refused.
@@ -12,7 +12,6 @@ script is killed (with all that it started, behind the call) or the call is refu
 
 from __future__ import annotations
 
-import array
 import fcntl
 import fnmatch
 import gc
@@ -23,21 +22,16 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-CLIENT = """#!{python} -IS
-import array, json, os, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect({path!r})
-request = json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd(),
-                      os.getpgid(0)]).encode()
-files = array.array("i", [0, 1, 2])
-connection.sendmsg([len(request).to_bytes(8, "big")],
-                   [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-connection.sendall(request)
-sys.exit(int(connection.recv(8) or b"255"))
+CLIENT = """#!/usr/bin/env bash
+exec 3<>/dev/tcp/127.0.0.1/{port} 4<&0 5>&1 6>&2
+echo "$$" >&3
+read -r -u 3 code
+exit "${{code:-255}}"
 """
 
 READS = ("describe-", "get-", "list-", "wait", "simulate-", "validate-", "info")
@@ -54,24 +48,22 @@ LOG_OF_CHECK = (
 """What the stand-in for a task with the command `check` logs."""
 
 
-def install(folder: Path) -> subprocess.Popen[bytes]:
+def install(folder: Path) -> subprocess.Popen[str]:
     """Starts the server, and makes the programs."""
-    path = str(folder / "socket")
+    server = subprocess.Popen([sys.executable, "-B", __file__], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    port = int(server.stdout.readline())
     programs = folder / "bin"
     programs.mkdir()
     for name in ("aws", "docker"):
         program = programs / name
-        program.write_text(CLIENT.format(python=sys.executable, path=path))
+        program.write_text(CLIENT.format(port=port))
         program.chmod(0o755)
-    server = subprocess.Popen([sys.executable, "-B", __file__, path], stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not os.path.exists(path):
-        assert server.poll() is None and time.monotonic() < deadline, "the CLI's server did not start"
-        time.sleep(0.05)
     return server
 
 
-def serve(path: str) -> None:
+def serve() -> None:
     """One child for each call, with the CLI and its models in memory."""
     from awscli.clidriver import create_clidriver
 
@@ -86,39 +78,41 @@ def serve(path: str) -> None:
         table[service]._get_command_table()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path + ".new")
-    listener.listen(16)
-    os.rename(path + ".new", path)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=16)
+    print(listener.getsockname()[1], flush=True)
     while True:
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
             continue
-        listener.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = 255
         try:
-            code = answer(connection, driver)
+            caller = Path("/proc", connection.makefile().readline().strip())
+            code = answer(caller, driver)
+        except Exception:
+            traceback.print_exc()
         finally:
-            os.write(connection.fileno(), str(code).encode())
+            # The caller's own reader sees an end when nobody has the file open any more.
+            os.closerange(0, 3)
+            connection.sendall(f"{code}\n".encode())
             os._exit(0)
 
 
-def answer(connection: socket.socket, driver: Any) -> int:
+def answer(caller: Path, driver: Any) -> int:
     """Takes a call, and makes it."""
-    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_LEN(3 * array.array("i").itemsize))
-    files = array.array("i")
-    files.frombytes(ancillary[0][2][: 3 * files.itemsize])
-    wanted, request = int.from_bytes(head, "big"), b""
-    while len(request) < wanted:
-        request += connection.recv(wanted - len(request))
-    program, arguments, environment, directory, group = json.loads(request)
+    # What comes first is the shell, and the script that it runs.
+    _, program, *arguments = strings(caller / "cmdline")
+    program = Path(program).name
+    environment = dict(pair.split("=", 1) for pair in strings(caller / "environ"))
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(directory)
-    for number, file in enumerate(files):
-        os.dup2(file, number)
+    os.chdir(caller / "cwd")
+    # Copies of its files: the shell puts others in their places while it writes and reads itself.
+    for number, mode in enumerate((os.O_RDONLY | os.O_NONBLOCK, os.O_WRONLY, os.O_WRONLY)):
+        os.dup2(os.open(caller / "fd" / str(number + 4), mode), number)
+    # Without it a pipe whose other end is closed already could not be opened.
+    os.set_blocking(0, True)
     plan = json.loads(Path(environment["CLI_PLAN"]).read_text())
     operation = arguments[0] if program == "docker" else (arguments[1:] or [""])[0]
     call = f"{program} {' '.join(arguments[:2] if program == 'aws' else arguments[:1])}"
@@ -129,7 +123,7 @@ def answer(connection: socket.socket, driver: Any) -> int:
         words = f"An error occurred ({code}) when calling the {operation} operation: not in this test"
         print(f"\n{words}", file=sys.stderr, flush=True)
         return 254
-    code = docker(driver, arguments) if program == "docker" else aws(driver, arguments)
+    code = docker(arguments) if program == "docker" else aws(driver, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     if changes and plan.get("fork"):
@@ -137,8 +131,13 @@ def answer(connection: socket.socket, driver: Any) -> int:
         with urllib.request.urlopen(f"{world}/fork", b"", timeout=60) as answered:
             note({"calls": plan["fork"]}, call, [answered.read().decode()])
     if changes and number == plan.get("kill"):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(os.getpgid(int(caller.name)), signal.SIGKILL)
     return code
+
+
+def strings(path: Path) -> list[str]:
+    """The strings of a file of /proc, each of which ends with NUL."""
+    return path.read_bytes().decode().split("\0")[:-1]
 
 
 def note(plan: dict[str, Any], call: str, arguments: list[str]) -> int:
@@ -192,7 +191,7 @@ def option(arguments: list[str], name: str) -> str:
     return arguments[arguments.index(name) + 1]
 
 
-def docker(driver: Any, arguments: list[str]) -> int:
+def docker(arguments: list[str]) -> int:
     """A push leaves an image in the repository; the rest does nothing."""
     if arguments[0] == "login":
         sys.stdin.read()
@@ -266,4 +265,4 @@ def simulate(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()

@@ -98,8 +98,6 @@ refused() {
       hint="your own role may not do that: have it granted, and run the same command again" ;;
     *"Could not connect"* | *EndpointConnectionError* | *"timed out"* | *Throttling*)
       hint="AWS was not reached, or is busy: run the same command again" ;;
-    *QueueDeletedRecently*)
-      hint="SQS wants a minute between the end of a queue and a new one: run the same command again then" ;;
   esac
   die "failed: $1" "$(tr -s '\n' ' ' <"$scratch/error")" "$hint"
 }
@@ -115,9 +113,12 @@ seek() {
   refused "aws $1 $2"
 }
 
+# What passes by itself: a task that is still stopping, a name or a role that AWS does not know everywhere yet.
+readonly SETTLES='ClusterContains(Tasks|Services)Exception|still Draining|[Uu]nable to assume|QueueDeletedRecently|ResourceInUseException'
+
 # change WHAT aws-arguments...: says what is changed, and changes it.
 change() {
-  local what=$1
+  local what=$1 try
   shift
   answer=''
   if [[ $dry_run ]]; then
@@ -125,7 +126,11 @@ change() {
     return
   fi
   say "$what"
-  answer=$(aws "$@" 2>"$scratch/error") || refused "$what"
+  for ((try = 1; ; try++)); do
+    answer=$(aws "$@" 2>"$scratch/error") && return
+    if ((try >= ${WAIT_TRIES:-120})) || ! grep -Eq -- "$SETTLES" "$scratch/error"; then refused "$what"; fi
+    sleep "${WAIT_SECONDS:-5}"
+  done
 }
 
 # filled_in FILE: a file of task-definition/ or iam/ with its placeholders filled in.

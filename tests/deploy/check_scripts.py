@@ -141,7 +141,8 @@ class World:
             other.environment.update(subnets)
             yield other
         finally:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def client(self, service: str) -> Any:
         """A client of the account."""
@@ -171,12 +172,13 @@ class World:
                 secretsmanager.create_secret(Name=name, SecretString=value)
 
     def run(self, script: str, *arguments: str, stdin: str = "", refuse: int = 0, kill: int = 0,
-            fork: bool = False, **variables: str) -> Run:
+            fork: bool = False, code: str = "AccessDeniedException", **variables: str) -> Run:
         """Runs a script to its end, which may be the kill."""
         self.calls_file.write_text("")
         forks = str(self.forks_file) if fork else None
         self.plan.write_text(json.dumps(
-            {"calls": str(self.calls_file), "refuse": refuse, "kill": kill, "fork": forks}))
+            {"calls": str(self.calls_file), "refuse": refuse, "kill": kill, "fork": forks,
+             "code": code}))
         environment = {**self.environment, **variables}
         process = subprocess.run([ROOT / "scripts" / f"{script}.sh", *arguments], env=environment,
                                  input=stdin, capture_output=True, text=True, timeout=300,
@@ -524,7 +526,16 @@ def check_refusals_before_anything(world: World) -> None:
 
 
 def check_waiting(world: World) -> None:
-    """A task that does not come up is told, with the reason."""
+    """What passes by itself is waited for; a task that does not come up is told, with the reason."""
+    world.reset()
+    world.run("bringup")
+    with world.copy() as other:
+        calls = [call for call, _ in other.run("teardown").calls]
+    at = calls.index("aws ecs delete-cluster") + 1
+    run = world.run("teardown", refuse=at, code="ClusterContainsTasksException")
+    again = [call for call, _ in run.calls][at - 1 : at + 1]
+    world.report.equal("teardown.sh waits for a task that is still stopping",
+                       (run.code, again, world.resources()), (0, ["aws ecs delete-cluster"] * 2, {}))
     world.reset()
     world.post("/moto-api/state-manager/set-transition",
                {"model_name": "ecs::task", "transition": {"progression": "immediate"}})
@@ -692,12 +703,13 @@ def check_all(report: Report, one: World, two: World) -> None:
     # Both lanes begin with copies of it.
     source = contextlib.ExitStack()
     torn = [source.enter_context(one.copy()) for _ in range(2)]
+    # The images are there, which each run would make anew.
+    built = source.enter_context(one.copy(forks[3]))
+    pushed = [source.enter_context(built.copy()) for _ in range(2)]
 
     def lane(kill: int, checks: Callable[[], None]) -> None:
         try:
-            # The images are there, which each run would make anew.
-            with one.copy(forks[3]) as pushed:
-                check_stops(pushed, "bringup", ("--skip-build", *FULL), whole, kill)
+            check_stops(pushed[kill], "bringup", ("--skip-build", *FULL), whole, kill)
             check_stops(torn[kill], "teardown", (), {}, kill)
             check_cut_bringups(one, forks[kill::2])
             checks()
@@ -736,15 +748,19 @@ def main() -> int:
         try:
             worlds = []
             for _ in range(2):
-                moto = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, text=True)
+                moto = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, text=True,
+                                        start_new_session=True)
                 processes.append(moto)
                 assert moto.stdout
                 worlds.append(World(report, folder, f"http://127.0.0.1:{int(moto.stdout.readline())}"))
                 worlds[-1].reset()
             check_all(report, *worlds)
         finally:
+            processes[0].terminate()
+            # With all their copies.
+            for process in processes[1:]:
+                os.killpg(process.pid, signal.SIGKILL)
             for process in processes:
-                process.terminate()
                 process.wait()
     print(f"{report.passed} passed, {report.failed} failed")
     return 1 if report.failed else 0

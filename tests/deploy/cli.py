@@ -119,7 +119,7 @@ def answer(caller: Path, driver: Any) -> int:
     changes = not operation.startswith(READS) and arguments[:1] != ["configure"]
     number = note(plan, call, arguments) if changes else 0
     if changes and number == plan.get("refuse"):
-        code = plan.get("code", "AccessDeniedException")
+        code = plan["code"]
         words = f"An error occurred ({code}) when calling the {operation} operation: not in this test"
         print(f"\n{words}", file=sys.stderr, flush=True)
         return 254

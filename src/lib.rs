@@ -16,13 +16,15 @@
 //! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`]
 //! hardens the process before anything is read, [`counts`] counts what passes, [`clock`] tells the
 //! time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in a log, and
-//! how, and [`wipe`] cleans the stack behind whoever has used a secret.
+//! how, and [`wipe`] cleans the stack behind whoever has used a secret. [`check`] runs instead of the
+//! worker, and says what it would find.
 //!
 //! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, backlog, writers}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
 
 pub mod aws;
 pub mod backlog;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod counts;

@@ -8,15 +8,18 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use aws_config::SdkConfig;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_appender::non_blocking::NonBlockingBuilder;
 
 use crate::config::{Config, Environment, Hardening, NotUnicode, is_loopback};
 use crate::counts::Counts;
-use crate::credentials::rotation::Reason;
+use crate::credentials::SecretsManager;
+use crate::credentials::rotation::{Reason, Vault};
 use crate::worker::{self, Request};
-use crate::{aws, clock, process, telemetry};
+use crate::{aws, check, clock, process, telemetry};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
 const CONFIGURATION: u8 = 64;
@@ -28,18 +31,24 @@ const BUG: i32 = 70;
 /// How many lines wait for whoever reads the log, at the most; some 6 MB.
 const LOG_LINES: usize = 16_384;
 
+const NO_REGION: &str = "there is no AWS region: set AWSREGION or AWS_REGION";
+
 const HELP: &str = "\
 Reads a stream of posts, keeps what matches FILTER, and writes user, date and text to DynamoDB.
 Its credentials come from AWS Secrets Manager, asked with the task role.
 
-Usage: twitterstream [--help | --version]
+Usage: twitterstream [check | --help | --version]
+
+check says what the platform gives it and what its role may do, and ends.
 
 It is configured by environment variables, none of which is secret; README.md lists them.
 Exit codes: 0 drained; 64 configuration; 69 a dependency refused for good, START_LIMIT passed or
 rows were lost at a stop; 70 a bug.
 ";
 
-struct ProcessEnvironment;
+/// The environment of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessEnvironment;
 
 impl Environment for ProcessEnvironment {
     fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
@@ -50,10 +59,21 @@ impl Environment for ProcessEnvironment {
 /// The worker, from its first instruction to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    run_as(&ProcessEnvironment, |sdk| SecretsManager::new(sdk.clone()))
+}
+
+/// The same with what `environment` says, and credentials from the vault that `open` makes.
+#[must_use]
+pub fn run_as<V: Vault>(
+    environment: &impl Environment,
+    open: impl FnOnce(&SdkConfig) -> V,
+) -> ExitCode {
     let hardened = process::harden();
     process::end_on_panic(BUG);
+    let mut check = false;
     match std::env::args_os().nth(1).as_deref().map(std::ffi::OsStr::to_str) {
         None => {}
+        Some(Some("check")) => check = true,
         Some(Some("--help" | "-h")) => {
             return print(HELP);
         }
@@ -65,13 +85,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     }
-    let config = match Config::read(&ProcessEnvironment) {
+    let config = match Config::read(environment) {
         Ok(config) => config,
         Err(faults) => {
             say(&format!("twitterstream: {faults}"));
             return ExitCode::from(CONFIGURATION);
         }
     };
+    if check {
+        return ExitCode::from(checked(&config, &hardened));
+    }
     // A log that nobody reads must not stop the worker: lines are dropped then, and counted. What is
     // left is written when the guard goes.
     let (writer, guard) = NonBlockingBuilder::default()
@@ -82,7 +105,7 @@ pub fn main() -> ExitCode {
     // Nothing has set one before.
     let log = telemetry::subscriber(config.log_format, &config.log_filter, writer);
     let _ = tracing::subscriber::set_global_default(log);
-    let code = run_to_end(&config, &hardened);
+    let code = run_to_end(&config, &hardened, open);
     if dropped.dropped_lines() > 0 {
         say(&format!("twitterstream: {} lines of the log were dropped", dropped.dropped_lines()));
     }
@@ -99,7 +122,11 @@ fn log_output() -> Box<dyn Write + Send> {
     }
 }
 
-fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
+fn run_to_end<V: Vault>(
+    config: &Config,
+    hardened: &process::Level,
+    open: impl FnOnce(&SdkConfig) -> V,
+) -> u8 {
     if !hardened.is_full() && config.hardening == Hardening::Required {
         let error = format!(
             "the kernel refused {}, and HARDENING=required; no secret was asked for. Run it where \
@@ -109,20 +136,46 @@ fn run_to_end(config: &Config, hardened: &process::Level) -> u8 {
         tracing::error!(error, "ending");
         return UNAVAILABLE;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "the runtime could not be started");
             return UNAVAILABLE;
         }
     };
-    let code = runtime.block_on(run(config, hardened));
+    let code = runtime.block_on(run(config, hardened, open));
     // A lookup of a name may still hang in a thread; it has nothing to finish.
     runtime.shutdown_background();
     code
 }
 
-async fn run(config: &Config, hardened: &process::Level) -> u8 {
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs [`check`] instead of the worker.
+fn checked(config: &Config, hardened: &process::Level) -> u8 {
+    let volume = config.spool.as_ref().map(|spool| spool.folder.as_path());
+    let checking = async {
+        let sdk = aws::sdk_config(config.region.as_deref()).await;
+        let sdk = sdk.ok_or_else(|| io::Error::other(NO_REGION))?;
+        check::run(config, &sdk, hardened, volume, &mut io::stdout()).await
+    };
+    match runtime().and_then(|runtime| runtime.block_on(checking)) {
+        Ok(true) => 0,
+        Ok(false) => UNAVAILABLE,
+        Err(error) => {
+            say(&format!("twitterstream: {error}"));
+            UNAVAILABLE
+        }
+    }
+}
+
+async fn run<V: Vault>(
+    config: &Config,
+    hardened: &process::Level,
+    open: impl FnOnce(&SdkConfig) -> V,
+) -> u8 {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         feed = config.dialect.name(),
@@ -147,11 +200,13 @@ async fn run(config: &Config, hardened: &process::Level) -> u8 {
         let requests = requests().map_err(|error| error.to_string())?;
         let triggers = triggers().map_err(|error| error.to_string())?;
         let sdk = aws::sdk_config(config.region.as_deref()).await;
-        let sdk = sdk.ok_or("there is no AWS region: set AWSREGION or AWS_REGION")?;
+        let sdk = sdk.ok_or(NO_REGION)?;
         if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://") && !is_loopback(url)) {
             tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
         }
-        let run = worker::run(config, &sdk, counts, requests, triggers, clock::system()).await;
+        let run =
+            worker::run(config, &sdk, open(&sdk), counts, requests, triggers, clock::system())
+                .await;
         run.map_err(|error| telemetry::chain(&error))
     };
     match result.await {

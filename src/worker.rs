@@ -18,8 +18,8 @@ use crate::clock::Clock;
 use crate::config::{Config, Spool};
 use crate::counts::{Counts, Summary};
 use crate::credentials::queue;
-use crate::credentials::rotation::{self, Reason, Rotation};
-use crate::credentials::{FetchError, Generation, SecretsManager};
+use crate::credentials::rotation::{self, Reason, Rotation, Vault};
+use crate::credentials::{FetchError, Generation};
 use crate::feed::connection::Client;
 use crate::feed::dialect::Wire;
 use crate::feed::message::Post;
@@ -86,23 +86,23 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// A dependency refused for good, `START_LIMIT` passed, or rows were lost at the stop.
-pub async fn run(
+pub async fn run<V: Vault>(
     config: &Config,
     sdk: &SdkConfig,
+    vault: V,
     counts: Arc<Counts>,
     mut requests: watch::Receiver<Request>,
     (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
     clock: Clock,
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
-    let secrets = SecretsManager::new(sdk.clone());
     // A large spool that a killed process has left takes a second or two to be read.
     let opening = tokio::task::spawn_blocking({
         let (spool, counts) = (config.spool.clone(), Arc::clone(&counts));
         move || backlog::open(spool.as_ref().map(|spool| (&*spool.folder, spool.bytes)), &counts)
     });
     let started = tokio::select! {
-        started = start(config, &secrets, &table) => started,
+        started = start(config, &vault, &table) => started,
         () = asked(&mut requests, Request::Drain) => {
             tracing::info!("asked to stop before the stream was open");
             return Ok(());
@@ -115,7 +115,7 @@ pub async fn run(
         bridge: config.rotation_bridge,
     };
     let (rotation, port, status) =
-        Rotation::new(secrets, settings, Arc::clone(&generation), triggers);
+        Rotation::new(vault, settings, Arc::clone(&generation), triggers);
     let wire = wire(config, Arc::clone(&clock)).map_err(WorkerError::Feed)?;
     let feed = Feed::new(wire, config.read_budget, generation, port, Arc::clone(&counts), clock);
     // It ends with the feed, which holds the other end of its port, and the listening with it.
@@ -190,13 +190,13 @@ async fn asked(requests: &mut watch::Receiver<Request>, at_least: Request) {
 /// Proves table and credentials, both at once.
 async fn start(
     config: &Config,
-    secrets: &SecretsManager,
+    vault: &impl Vault,
     table: &Table,
 ) -> Result<Generation, WorkerError> {
     let deadline = Instant::now() + config.start_limit;
     let fetching = retried(
         deadline,
-        || secrets.fetch(&config.references),
+        || vault.fetch(&config.references),
         |error: &FetchError| error.cause.is_transient(),
     );
     let proving =

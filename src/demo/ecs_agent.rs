@@ -2,9 +2,10 @@
 //! of the definition, the endpoints of the task, and nothing of ours.
 //!
 //! The files are read as they are shipped; `$REGION` and `$AWSACCOUNT` are filled in as the scripts
-//! do. Two things are not as on Fargate: there is no container around the process, and the
-//! credentials endpoint is given as `AWS_CONTAINER_CREDENTIALS_FULL_URI`, because the address
-//! 169.254.170.2 behind `..._RELATIVE_URI` cannot be had without a network namespace.
+//! do. Three things are not as on Fargate: there is no container around the process; so there is no
+//! volume either, and a variable that names where one is mounted is left out; and the credentials
+//! endpoint is given as `AWS_CONTAINER_CREDENTIALS_FULL_URI`, because the address 169.254.170.2
+//! behind `..._RELATIVE_URI` cannot be had without a network namespace.
 
 use std::io;
 use std::path::Path;
@@ -70,6 +71,8 @@ struct ContainerDefinition {
     name: String,
     #[serde(default)]
     environment: Vec<KeyValuePair>,
+    #[serde(default)]
+    mount_points: Vec<MountPoint>,
     /// Seconds; ECS's default is 30.
     stop_timeout: Option<u64>,
 }
@@ -78,6 +81,12 @@ struct ContainerDefinition {
 struct KeyValuePair {
     name: String,
     value: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MountPoint {
+    container_path: String,
 }
 
 impl TaskDefinition {
@@ -142,6 +151,10 @@ impl Task {
         identity.container_name.clone_from(&container.name);
         let endpoint = aws.task(identity)?;
 
+        let mounted = |pair: &&KeyValuePair| {
+            container.mount_points.iter().any(|mount| mount.container_path == pair.value)
+        };
+        let environment = container.environment.iter().filter(|pair| !mounted(pair));
         let mut command = Command::new(program);
         command
             .env_clear()
@@ -154,7 +167,7 @@ impl Task {
             .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.full_uri)
             .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", endpoint.authorization_token)
             .env("AWS_ENDPOINT_URL", aws.endpoint_url())
-            .envs(container.environment.iter().map(|pair| (&pair.name, &pair.value)))
+            .envs(environment.map(|pair| (&pair.name, &pair.value)))
             .envs(overrides.iter().copied())
             // A Ctrl-C at the terminal is for the demo, which stops the task as ECS does.
             .process_group(0)

@@ -4,6 +4,9 @@
 //!   Without them the tests below would prove nothing.
 //! - `main_job`: what is posted and matches is in the table and in the log, once and to the letter.
 //! - `collisions`: each post is one item, whatever the order, the redelivery, the workers and the restarts.
+//! - `iam`: every statement of `iam/` is needed, and README says for what.
+//! - `check`: what the command `check` says of a task.
+//! - `injected`: the counter-example's worker.
 //! - `start`: what keeps the worker from starting, and what it says.
 //! - `feed_trouble`: what a feed can do wrong.
 //! - `x_v2`: the X API v2, with a token, rules and one stream.
@@ -25,12 +28,15 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod check;
 mod collisions;
 mod feed_server;
 mod feed_server_v2;
 mod feed_trouble;
 mod footprint;
 mod hardening;
+mod iam;
+mod injected;
 mod local_aws;
 mod local_aws_sqs;
 mod main_job;

@@ -107,7 +107,7 @@ async fn a_log_that_nobody_reads_or_that_is_closed_stops_nothing() {
     for closed in [false, true] {
         let stage = Stage::set(generated(1.0, 3_000)).await;
         let World { aws, task_definition, feed, .. } = &stage.world;
-        let overrides = [("FEED_URL", &*feed.url())];
+        let overrides = [("FEED", "twitter-v1.1"), ("FEED_URL", &*feed.url())];
         let mut command = Task::command(task_definition, program(), &overrides, aws).unwrap();
         // The pipe is full after some hundred lines.
         let mut child = command.spawn().unwrap();

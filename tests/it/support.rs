@@ -19,6 +19,7 @@ use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, FeedServer, Options, Source};
 use twitterstream::demo::key_rotation::KeyRotation;
 use twitterstream::demo::world::{World, keys_of};
+use twitterstream::feed::Dialect;
 
 /// How long a test waits for what must come.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -99,7 +100,7 @@ impl Stage {
         }
     }
 
-    /// Starts the worker. `variables` replace or add to those of the task definition.
+    /// Starts the worker on the feed's v1.1. `variables` replace or add to those of the task definition.
     pub fn start(&self, variables: &[(&str, &str)]) -> Run<'_> {
         self.run(self.command(program(), variables))
     }
@@ -107,7 +108,9 @@ impl Stage {
     /// What starts this program as the worker is started.
     pub fn command(&self, program: &Path, variables: &[(&str, &str)]) -> Command {
         let feed_url = self.world.feed.url();
-        let mut overrides = vec![("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
+        let dialect = Dialect::TwitterV1_1.name();
+        let mut overrides =
+            vec![("FEED", dialect), ("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
         overrides.extend_from_slice(variables);
         let World { aws, task_definition, .. } = &self.world;
         Task::command(task_definition, program, &overrides, aws).unwrap()

@@ -15,10 +15,8 @@ use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::SystemTime;
 
-use twitterstream::demo::Clock;
+use twitterstream::clock;
 use twitterstream::demo::copies::{self, Report, Transport};
 use twitterstream::demo::memory_scan::{Encoding, Error, Finding, Scan};
 use twitterstream::feed::Dialect;
@@ -27,16 +25,11 @@ use twitterstream::telemetry::chain;
 const WORKER: &str = env!("CARGO_BIN_EXE_twitterstream");
 const UNWIPED: &str = env!("CARGO_BIN_EXE_unwiped");
 
-#[expect(clippy::disallowed_methods, reason = "the wall clock enters the tests here")]
-fn clock() -> Clock {
-    Arc::new(SystemTime::now)
-}
-
 /// `None` where this process may not read the worker's memory.
 async fn scanned(program: &str, dialect: Dialect, transport: Transport) -> Option<Report> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let seed = fastrand::u64(..);
-    match copies::run(root, Path::new(program), clock(), seed, dialect, transport).await {
+    match copies::run(root, Path::new(program), clock::system(), seed, dialect, transport).await {
         Ok(report) => Some(report),
         Err(copies::Error::Scan(refused @ Error::Refused { .. })) => {
             println!("skipped: {}", chain(&refused));

@@ -5,13 +5,14 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use tokio::process::Command;
+use twitterstream::clock;
 use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::feed_server::{Account, Options, Scheme, Source};
 use twitterstream::demo::tls_front::{Authority, TlsFront};
 use twitterstream::demo::world::{SECRETS, World, keys_of};
 use twitterstream::feed::Dialect;
 
-use crate::main_job::{WORKER, clock};
+use crate::main_job::WORKER;
 use crate::null_dynamodb::NullDynamoDb;
 use crate::process::Process;
 
@@ -48,14 +49,15 @@ impl Lab {
     pub async fn start(pace: Pace, scheme: Scheme) -> Result<Self, Box<dyn Error>> {
         let account = Account::generated(&mut fastrand::Rng::with_seed(1));
         let source = Source::Generated { seed: 1, track: "Amazon".to_owned(), matching: 1.0 };
-        let mut options = Options::new(vec![account.clone()], source, clock());
+        let mut options = Options::new(vec![account.clone()], source, clock::system());
         options.keep_rows = false;
         options.scheme = scheme;
         match pace {
             Pace::Posts(posts) => options.limit = Some(posts.into()),
             Pace::Rate(rate) => options.rate = NonZeroU32::new(rate),
         }
-        let world = World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock(), options).await?;
+        let world =
+            World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock::system(), options).await?;
         let null = NullDynamoDb::start().await?;
         let tls = match scheme {
             Scheme::Http => None,

@@ -3,10 +3,8 @@
 use std::error::Error;
 use std::future::pending;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
 
-use twitterstream::demo::Clock;
+use twitterstream::clock;
 use twitterstream::demo::feed_server::{Account, Options, Source};
 use twitterstream::demo::main_job::{self, Job, Until};
 use twitterstream::demo::report::Report;
@@ -23,18 +21,14 @@ const UNWIPED: &str = env!("CARGO_BIN_EXE_unwiped");
 /// How often each side has its turn.
 const ROUNDS: usize = 5;
 
-#[expect(clippy::disallowed_methods, reason = "the wall clock enters the benchmark here")]
-pub fn clock() -> Clock {
-    Arc::new(SystemTime::now)
-}
-
 /// The whole worker on so many posts, as fast as it reads.
 async fn main_job(program: &str, posts: u64, matching: f64) -> Result<Report, Box<dyn Error>> {
     let account = Account::generated(&mut fastrand::Rng::with_seed(1));
     let source = Source::Generated { seed: 1, track: "Amazon".to_owned(), matching };
-    let mut options = Options::new(vec![account], source, clock());
+    let mut options = Options::new(vec![account], source, clock::system());
     options.limit = Some(posts);
-    let world = World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock(), options).await?;
+    let world =
+        World::start(Path::new(env!("CARGO_MANIFEST_DIR")), clock::system(), options).await?;
     let (program, until) = (Path::new(program), Until::Posts(posts));
     let dialect = Dialect::TwitterV1_1;
     let job = Job { program, dialect, variables: &[], until, rotations: None };

@@ -21,7 +21,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::main_job::clock;
+use twitterstream::clock;
+
 use crate::process::monotonic;
 
 /// The process, as the measurement sees it. It ends when this is dropped.
@@ -183,7 +184,7 @@ fn refused() -> String {
 }
 
 fn answer(status: &str, crc: &str, body: &str) -> String {
-    let seconds = clock()().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let seconds = clock::system()().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let date = DateTime::from_secs(seconds.try_into().unwrap_or_default());
     let date = date.fmt(Format::HttpDate).unwrap_or_default();
     let length = body.len();

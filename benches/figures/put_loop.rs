@@ -19,12 +19,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 use tokio::task::JoinSet;
-use twitterstream::clock::Clock;
+use twitterstream::clock::{self, Clock};
 use twitterstream::demo::feed_server::stream_of;
 use twitterstream::feed::message::Message;
 use twitterstream::table::Row;
 
-use crate::main_job::clock;
 use crate::process::cpu_seconds;
 
 /// How many calls are under way at once, as in the worker.
@@ -75,7 +74,7 @@ pub fn run(which: Loop, rows: u32) -> Result<f64, Box<dyn Error>> {
 fn posts(rows: u32) -> Result<Vec<Row>, Box<dyn Error>> {
     let rows = usize::try_from(rows)?;
     // Some of the messages are notices.
-    let stream = stream_of(rows + rows / 50 + 100, 1, "Amazon", 1.0, clock()())?.stream;
+    let stream = stream_of(rows + rows / 50 + 100, 1, "Amazon", 1.0, clock::system()())?.stream;
     let row = |record: &[u8]| {
         let Message::Post(post) = Message::parse(record) else { return None };
         Some(Row {
@@ -160,7 +159,7 @@ impl Http {
             table,
             region: sdk.region().ok_or("there is no region")?.to_string(),
             credentials: provider.provide_credentials().await?,
-            clock: clock(),
+            clock: clock::system(),
             is_signed,
         })
     }

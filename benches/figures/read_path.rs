@@ -8,6 +8,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use memchr::memchr_iter;
+use twitterstream::clock;
 use twitterstream::demo::feed_server::{Generated, stream_of};
 use twitterstream::feed::head::Head;
 use twitterstream::feed::lines::{Line, Lines};
@@ -15,7 +16,6 @@ use twitterstream::feed::message::Message;
 use twitterstream::filter::Filter;
 
 use crate::figure::{Figure, Goal, cpu_seconds, progress};
-use crate::main_job::clock;
 
 const MESSAGES: usize = 50_000;
 const CHUNK: usize = 64 * 1024;
@@ -32,7 +32,7 @@ struct Sample {
 
 impl Sample {
     fn new() -> Result<Self, Box<dyn Error>> {
-        let generated = stream_of(MESSAGES, 1, "Amazon", 0.01, clock()())?;
+        let generated = stream_of(MESSAGES, 1, "Amazon", 0.01, clock::system()())?;
         let Generated { stream, posts, posts_matching } = generated;
         let stream = Bytes::from(stream);
         Ok(Self {

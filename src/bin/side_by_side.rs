@@ -4,12 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
+use twitterstream::clock;
 use twitterstream::demo::copies::{self, Transport};
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, Options, Source};
@@ -89,7 +89,7 @@ enum LearnBy {
 
 fn dialect(name: &str) -> Result<Dialect, String> {
     let names = Dialect::ALL.map(Dialect::name).join(" or ");
-    Dialect::ALL.into_iter().find(|dialect| dialect.name() == name).ok_or(names)
+    Dialect::named(name).ok_or(names)
 }
 
 fn main() -> ExitCode {
@@ -147,7 +147,7 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
         (Some(posts), Some(recorded)) => Some(posts.min(recorded)),
         (posts, recorded) => posts.or(recorded),
     };
-    let clock = clock();
+    let clock = clock::system();
     let account = Account::generated(&mut fastrand::Rng::with_seed(arguments.seed));
     let keys = KeyRotation::new(account.clone(), fastrand::Rng::with_seed(!arguments.seed));
     let mut options = Options::new(vec![account], source, clock.clone());
@@ -210,7 +210,7 @@ async fn scan(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
         (&unwiped, Dialect::XV2, Transport::Plain, comparison),
     ] {
         let (seed, name) = (arguments.seed, dialect.name());
-        let report = copies::run(root, program, clock(), seed, dialect, transport).await?;
+        let report = copies::run(root, program, clock::system(), seed, dialect, transport).await?;
         say(&format!(
             "{heading}, {name} over {transport}: whole copies, and +fragments\n\n{report}"
         ));
@@ -240,7 +240,7 @@ async fn trouble(
             length: arguments.length.unwrap_or_else(|| trouble.usual_length()),
             rate: arguments.rate.unwrap_or(RATE),
             seed: arguments.seed,
-            clock: clock(),
+            clock: clock::system(),
         };
         let mut line = Line::default();
         let show = |progress: &trouble::Progress| {
@@ -268,7 +268,8 @@ async fn kill(arguments: &Arguments, kills: u64) -> Result<bool, Box<dyn std::er
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let [program] = built(root, ["twitterstream"])?;
     let (rate, seed) = (arguments.rate.unwrap_or(RATE), arguments.seed);
-    let settings = kills::Settings { root, program: &program, kills, rate, seed, clock: clock() };
+    let settings =
+        kills::Settings { root, program: &program, kills, rate, seed, clock: clock::system() };
     let report = kills::run(&settings, |kill| say(&kill.to_string())).await?;
     say(&format!("\n{report}"));
     write_json(arguments, &report)?;
@@ -284,11 +285,6 @@ fn write_json(
         std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
-}
-
-#[expect(clippy::disallowed_methods, reason = "the wall clock enters the program here")]
-fn clock() -> twitterstream::demo::Clock {
-    Arc::new(SystemTime::now)
 }
 
 /// Binaries built in the folder and with the features of this one, so that everything but the last

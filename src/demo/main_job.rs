@@ -262,12 +262,7 @@ impl Watch {
     fn look(&mut self, world: &World, task: &Task, log: &WorkerLog, started: Instant) {
         let now = Instant::now();
         let feed = world.feed.statistics();
-        let rows_written = world
-            .aws
-            .table_calls()
-            .get(world.table())
-            .and_then(|calls| calls.ok.get("PutItem").copied())
-            .unwrap_or_default();
+        let rows_written = world.rows_put();
         if feed.connects > 0 && self.opened.is_none() {
             self.opened = Some(now);
         }

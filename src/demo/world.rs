@@ -100,6 +100,14 @@ impl World {
         self.task_definition.variable("DYNAMODBTABLE").unwrap_or_default()
     }
 
+    /// How many calls of `PutItem` the table has acknowledged.
+    #[must_use]
+    pub fn rows_put(&self) -> u64 {
+        let calls = self.aws.table_calls();
+        let put = calls.get(self.table()).and_then(|calls| calls.ok.get("PutItem").copied());
+        put.unwrap_or_default()
+    }
+
     /// What makes a worker speak a dialect with the feed: `FEED`, and `FEED_URL`.
     #[must_use]
     pub fn feed_variables(&self, dialect: Dialect) -> [(&'static str, String); 2] {

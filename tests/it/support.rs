@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use twitterstream::demo::Clock;
+pub use twitterstream::clock::system as clock;
 use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, FeedServer, Options, Source};
@@ -27,11 +27,6 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// The worker's binary, built with the features of the test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_twitterstream"))
-}
-
-#[expect(clippy::disallowed_methods, reason = "the wall clock enters the tests here")]
-pub fn clock() -> Clock {
-    Arc::new(SystemTime::now)
 }
 
 /// Generated posts, of which this share matches, up to `limit`.

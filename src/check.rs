@@ -85,7 +85,7 @@ fn status(field: &str) -> String {
     value.unwrap_or_default().trim().to_owned()
 }
 
-/// `ro` or `rw`, of what is mounted there (proc_pid_mountinfo(5): field 5 is where, 6 begins with it).
+/// `ro` or `rw`, of what is mounted there (`proc_pid_mountinfo(5)`: field 5 is where, 6 begins with it).
 fn mount_options(place: &str) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     // The last one lies on top.

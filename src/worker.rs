@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::backlog::{self, Backlog, QUEUE_ROWS, Rest, Waiting};
+use crate::backlog::{self, Backlog, QUEUE_ROWS};
 use crate::clock::Clock;
 use crate::config::{Config, Spool};
 use crate::counts::{Counts, Summary};
@@ -97,9 +96,9 @@ pub async fn run<V: Vault>(
 ) -> Result<(), WorkerError> {
     let table = Table::new(sdk, config.table.clone());
     // A large spool that a killed process has left takes a second or two to be read.
-    let opening = tokio::task::spawn_blocking({
-        let (spool, counts) = (config.spool.clone(), Arc::clone(&counts));
-        move || backlog::open(spool.as_ref().map(|spool| (&*spool.folder, spool.bytes)), &counts)
+    let opening = config.spool.clone().map(|Spool { folder, bytes }| {
+        let counts = Arc::clone(&counts);
+        tokio::task::spawn_blocking(move || backlog::open(Some((&folder, bytes)), &counts))
     });
     let started = tokio::select! {
         started = start(config, &vault, &table) => started,
@@ -131,7 +130,11 @@ pub async fn run<V: Vault>(
         ));
     }
 
-    let (backlog, rest, rows) = opened(opening).await.map_err(WorkerError::Threads)?;
+    let opened = match opening {
+        Some(opening) => opening.await.map_err(io::Error::other).flatten(),
+        None => backlog::open(None, &counts),
+    };
+    let (backlog, rest, rows) = opened.map_err(WorkerError::Threads)?;
     let mut writers = Writers::start(&table, &rows, &counts).map_err(WorkerError::Threads)?;
     drop(rows);
     let reading = tokio::select! {
@@ -163,12 +166,6 @@ pub async fn run<V: Vault>(
         (0, _) => Ok(()),
         (lost, _) => Err(WorkerError::RowsLost(lost)),
     }
-}
-
-type Opened = (Backlog, Rest, async_channel::Receiver<Waiting>);
-
-async fn opened(opening: JoinHandle<io::Result<Opened>>) -> io::Result<Opened> {
-    opening.await.map_err(io::Error::other)?
 }
 
 /// The dialect of the configuration.

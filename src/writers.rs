@@ -54,10 +54,17 @@ impl Writers {
         let (end, ended) = mpsc::channel(1);
         let leave = watch::Sender::new(false);
         for _ in 0..writers {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (table, rows, counts) = (table.clone(), rows.clone(), Arc::clone(counts));
             let (end, mut left) = (end.clone(), leave.subscribe());
+            let (report, begun) = std::sync::mpsc::channel();
             thread::Builder::new().name("writer".to_owned()).spawn(move || {
+                // Made here, because a runtime must not be dropped where another one runs.
+                let runtime =
+                    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                        Ok(runtime) => runtime,
+                        Err(error) => return drop(report.send(error)),
+                    };
+                drop(report);
                 runtime.block_on(async {
                     tokio::select! {
                         () = write_all(&table, &rows, IN_FLIGHT / writers, &counts) => {}
@@ -69,6 +76,9 @@ impl Writers {
                 runtime.shutdown_background();
                 drop(end);
             })?;
+            if let Ok(error) = begun.recv() {
+                return Err(error);
+            }
         }
         Ok(Self { ended, leave })
     }

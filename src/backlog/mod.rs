@@ -240,6 +240,9 @@ pub fn open(
     counts: &Arc<Counts>,
 ) -> std::io::Result<(Backlog, Rest, async_channel::Receiver<Waiting>)> {
     let (queue, rows) = async_channel::unbounded();
+    if spool.is_none() {
+        tracing::info!(queue_rows = QUEUE_ROWS, "there is no SPOOL_DIR: rows wait in memory alone");
+    }
     let spool = spool.and_then(|(folder, limit)| opened(folder, limit));
     let (sender, commands) = thread::channel();
     let desk = Arc::new(Desk {

@@ -99,11 +99,16 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let (ran, complaint) = if arguments.scan {
-        (runtime.block_on(scan(&arguments)), "There are copies that should not be; see above.")
+        (
+            runtime.block_on(unless_interrupted(scan(&arguments))),
+            "There are copies that should not be; see above.",
+        )
     } else if let Some(Troubles(troubles)) = &arguments.trouble {
-        (runtime.block_on(trouble(&arguments, troubles)), "Rows were lost or changed; see above.")
+        let work = unless_interrupted(trouble(&arguments, troubles));
+        (runtime.block_on(work), "Rows were lost or changed; see above.")
     } else if let Some(kills) = arguments.kills {
-        (runtime.block_on(kill(&arguments, kills)), "Rows were lost or changed; see above.")
+        let work = unless_interrupted(kill(&arguments, kills));
+        (runtime.block_on(work), "Rows were lost or changed; see above.")
     } else {
         let complaint = "The table does not hold just what it should; see the figures above.";
         (runtime.block_on(demo(&arguments)), complaint)
@@ -115,6 +120,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => failed(&*error),
+    }
+}
+
+/// Ctrl-C is not for the worker, which is in a group of its own: it ends with what is dropped here.
+async fn unless_interrupted(
+    work: impl Future<Output = Result<bool, Box<dyn std::error::Error>>>,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let interrupted = interrupted()?;
+    tokio::select! {
+        ran = work => ran,
+        () = interrupted => Err("interrupted".into()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use twitterstream::process;
 
@@ -137,8 +138,10 @@ async fn a_panic_with_the_secrets_in_memory_is_exit_70_with_the_place_and_nothin
     let stage = stage().await;
     let feed_url = stage.world.feed.url().replace("127.0.0.1", "localhost");
     assert!(feed_url.contains("//localhost:"), "{feed_url}");
-    let injected = "clone,clone3:error=EAGAIN:when=2+";
-    let ended = start(&stage, &strace, injected, &[("FEED_URL", &feed_url)]).end().await;
+    // After the threads of the log and of the writers comes that of the first lookup of a name.
+    let writers = thread::available_parallelism().unwrap().get().min(2);
+    let injected = format!("clone,clone3:error=EAGAIN:when={}+", 2 + writers);
+    let ended = start(&stage, &strace, &injected, &[("FEED_URL", &feed_url)]).end().await;
     let fetched = stage.world.aws.audit();
     let fetched = fetched.iter().filter(|record| record.event_name == "GetSecretValue");
     assert_eq!(fetched.count(), 4, "{}", crate::support::own(&ended.log));
@@ -150,6 +153,14 @@ async fn a_panic_with_the_secrets_in_memory_is_exit_70_with_the_place_and_nothin
     assert!(line.ends_with(" with a message"), "{line}");
     // What the panic said.
     assert!(!ended.log.iter().any(|line| line.contains("spawn worker thread")), "{line}");
+}
+
+#[tokio::test]
+async fn a_system_that_gives_no_thread_is_said_to() {
+    let Some(strace) = Strace::new() else { return };
+    let stage = stage().await;
+    let ended = start(&stage, &strace, "clone,clone3:error=EAGAIN:when=2+", &[]).end().await;
+    ended.assert_says(69, &["the worker could not start its threads", "os error 11"]);
 }
 
 /// What [`end_on_panic`](process::end_on_panic) is tested with, in a process of its own.

@@ -232,6 +232,9 @@ class World:
             found["clusters"].append(name)
             arns = ecs.list_services(cluster=name)["serviceArns"]
             for each in ecs.describe_services(cluster=name, services=arns)["services"] if arns else []:
+                # ECS shows a service for a while after its end.
+                if each["status"] == "INACTIVE":
+                    continue
                 definition = each["taskDefinition"].rpartition("/")[2].partition(":")[0]
                 found["services"][each["serviceName"]] = [definition, each["desiredCount"]]
             arns = ecs.list_tasks(cluster=name, desiredStatus="RUNNING")["taskArns"]

@@ -111,7 +111,7 @@ impl Drop for Waiting {
 
 /// What reader, writers and keeper share.
 #[derive(Debug)]
-pub struct Desk {
+struct Desk {
     pulse: Pulse,
     counts: Arc<Counts>,
     queue: Arc<Bound>,
@@ -213,12 +213,6 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// The table's pulse.
-    #[must_use]
-    pub fn pulse(&self) -> &Pulse {
-        &self.desk.pulse
-    }
-
     /// Puts what is still in memory on the disk, where there is one. The writers are at an end.
     pub async fn flush(self) {
         self.desk.tell(Command::End);

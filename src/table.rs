@@ -1,6 +1,6 @@
 //! The table: one item per post, written by conditional `PutItem`.
 //!
-//! The item is the one of the documents' worker, `user` (partition key), `date` (sort key) and
+//! The item is the one of the worker in Python, `user` (partition key), `date` (sort key) and
 //! `text`, plus `id`; all strings. Two posts of one user in one second would share a key, and the
 //! later one would replace the other. So an item is put only where its key is free or already holds
 //! the same post: `attribute_not_exists(#user) OR id = :id`. The post that finds its key taken goes
@@ -14,20 +14,21 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
+use serde::Serialize;
 
-use crate::aws::{Answer, is_denial, no_task_role};
+use crate::aws::{Answer, Terse, is_denial, no_task_role};
 
 /// The longest partition key, the longest sort key and the largest item, in bytes ("Quotas in Amazon
 /// DynamoDB").
 const PARTITION_KEY: usize = 2_048;
 const SORT_KEY: usize = 1_024;
-const ITEM: usize = 400 * 1_024;
+pub(crate) const ITEM: usize = 400 * 1_024;
 
 /// What a row takes beside its strings, in memory or on disk.
 const ROW: usize = 64;
 
 /// What is kept of a post.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The author's screen name: the partition key.
     pub user: String,
@@ -56,13 +57,15 @@ impl Row {
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
         let names = "userdatetextid".len();
+        // The longest sort key that it may get.
         let longest_date = self.date_and_id_len();
+        let size = self.size() - ROW + names + longest_date - self.date.len();
         match () {
             () if self.user.is_empty() => Some("the user is empty, and it is the partition key"),
             () if self.date.is_empty() => Some("the date is empty, and it is the sort key"),
             () if self.user.len() > PARTITION_KEY => Some("the user is longer than 2,048 bytes"),
             () if longest_date > SORT_KEY => Some("date and id are longer than 1,024 bytes"),
-            () if self.size() - ROW + names + longest_date > ITEM => Some("it is over 400 KB"),
+            () if size > ITEM => Some("it is over 400 KB"),
             () => None,
         }
     }
@@ -152,6 +155,7 @@ impl Table {
             .retry_config(RetryConfig::disabled())
             // For long bodies. A PutItem has a limit for the whole of it.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .interceptor(Terse)
             .build();
         Self { client: Client::from_conf(config), name }
     }
@@ -237,5 +241,52 @@ impl Table {
             _ => Kind::Transient,
         };
         TableError { kind, table: self.name.clone(), answer: Answer::of(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::aws::http_client;
+
+    #[tokio::test]
+    async fn a_put_names_its_version_and_carries_none_of_the_sdks_ids() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let credentials = Credentials::new("id", "key", None, None, "test");
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-west-2"))
+            .endpoint_url(format!("http://{}", listener.local_addr().unwrap()))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(http_client(0))
+            .build();
+        let table = Table::new(&sdk, "table".to_owned());
+        let row = Row::default();
+        let head = async {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            String::from_utf8(head).unwrap().to_lowercase()
+        };
+        let head = tokio::select! {
+            head = head => head,
+            _ = table.put(&row) => unreachable!(),
+        };
+        let version = concat!("app/twitterstream-", env!("CARGO_PKG_VERSION"));
+        let agents: Vec<_> = head.lines().filter(|line| line.contains("user-agent:")).collect();
+        assert!(agents.len() == 1 && agents[0].contains(version), "{head}");
+        assert!(
+            !head.contains("amz-sdk-invocation-id") && !head.contains("amz-sdk-request"),
+            "{head}"
+        );
+        assert!(head.contains("authorization: aws4-hmac-sha256"), "{head}");
     }
 }

@@ -31,6 +31,10 @@ const WRITERS: usize = 2;
 /// is just over has left.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// A row that is refused as invalid is given up when the table has taken others between two such answers,
+/// and again between the next two. Once would not tell: an answer to another row may come late.
+const BESIDE_OTHERS: u32 = 2;
+
 /// The running writers.
 #[derive(Debug)]
 pub struct Writers {
@@ -120,12 +124,14 @@ async fn write(table: &Table, mut waiting: Waiting, counts: &Counts) {
     if let Some(fault) = waiting.row().fault() {
         return give_up(waiting, fault, counts);
     }
-    let begun = Instant::now();
+    let (mut refused_at, mut beside_others) = (None, 0);
     let mut jitter = Jitter::new(Duration::from_millis(100), RETRY);
-    waiting.pulse().begin();
+    waiting.begin();
     loop {
+        let asked = Instant::now();
         let error = match table.put(waiting.row()).await {
             Ok(collided) => {
+                counts.put_latency.record(asked.elapsed());
                 if collided {
                     counts.rows_collided.increment();
                 }
@@ -139,24 +145,22 @@ async fn write(table: &Table, mut waiting: Waiting, counts: &Counts) {
                         "the table takes rows again",
                     );
                 }
-                waiting.pulse().end();
                 return waiting.settle();
             }
             Err(error) => error,
         };
+        if error.kind == Kind::Invalid {
+            let before = refused_at.replace(Instant::now());
+            let others = waiting.pulse().last_acknowledged();
+            beside_others += u32::from(before.is_some_and(|before| others > before));
+            if beside_others == BESIDE_OTHERS {
+                return give_up(waiting, &error.to_string(), counts);
+            }
+        }
         match error.kind {
             Kind::Taken => {
-                waiting.pulse().end();
-                return give_up(
-                    waiting,
-                    "its date#id is the key of an item with another id",
-                    counts,
-                );
-            }
-            // The table takes other rows.
-            Kind::Invalid if waiting.pulse().last_acknowledged() > begun => {
-                waiting.pulse().end();
-                return give_up(waiting, &error.to_string(), counts);
+                let reason = "its date#id is the key of an item with another id";
+                return give_up(waiting, reason, counts);
             }
             Kind::Invalid | Kind::Denied | Kind::NoTaskRole | Kind::NoTable | Kind::Transient => {
                 // In an outage every row fails again and again.

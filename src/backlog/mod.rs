@@ -53,7 +53,9 @@ pub struct Waiting {
     /// Its number in the spool, where it has one.
     number: Option<u64>,
     desk: Arc<Desk>,
-    room: Option<Room>,
+    room: Room,
+    /// Whether a writer has begun to write it.
+    begun: bool,
     settled: bool,
 }
 
@@ -62,6 +64,13 @@ impl Waiting {
     #[must_use]
     pub const fn row(&self) -> &Row {
         &self.row
+    }
+
+    /// A writer begins to write it. Until this goes, an answer is waited for.
+    pub fn begin(&mut self) {
+        if !mem::replace(&mut self.begun, true) {
+            self.desk.pulse.begin();
+        }
     }
 
     /// What the table says of rows is told here.
@@ -86,18 +95,21 @@ impl Waiting {
     }
 
     fn new(row: Row, number: Option<u64>, room: Room, desk: &Arc<Desk>) -> Self {
-        Self { row, number, desk: Arc::clone(desk), room: Some(room), settled: false }
+        Self { row, number, desk: Arc::clone(desk), room, begun: false, settled: false }
     }
 
     /// Its parts, for whoever puts it elsewhere.
-    fn into_parts(mut self) -> (Row, Option<u64>, Option<Room>) {
+    fn into_parts(mut self) -> (Row, Option<u64>, Room) {
         self.settled = true;
-        (mem::take(&mut self.row), self.number, self.room.take())
+        (mem::take(&mut self.row), self.number, mem::take(&mut self.room))
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        if self.begun {
+            self.desk.pulse.end();
+        }
         if !self.settled {
             let row = mem::take(&mut self.row);
             match self.number {
@@ -112,7 +124,7 @@ impl Drop for Waiting {
 /// What reader, writers and keeper share.
 #[derive(Debug)]
 struct Desk {
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
     counts: Arc<Counts>,
     queue: Arc<Bound>,
     under_way: Arc<Bound>,
@@ -122,6 +134,8 @@ struct Desk {
     next: AtomicU64,
     /// How many rows are on the disk alone.
     behind: AtomicU64,
+    /// How many rows are on the disk and not in the table, as of the last transaction.
+    on_disk: AtomicU64,
 }
 
 impl Desk {
@@ -149,7 +163,7 @@ impl Desk {
         }
         let Some(room) = self.under_way.take(row.size()) else { return Err(row) };
         self.counts.rows_in_spool.add(1);
-        self.tell(Command::Put(self.number(), row, Some(room)));
+        self.tell(Command::Put(self.number(), row, room));
         Ok(())
     }
 
@@ -160,7 +174,7 @@ impl Desk {
         let room = self.under_way.take(row.size())?;
         let number = self.number();
         self.counts.rows_in_spool.add(1);
-        self.tell(Command::Keep(number, row.clone(), Some(room)));
+        self.tell(Command::Keep(number, row.clone(), room));
         Some(number)
     }
 }
@@ -213,14 +227,22 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Puts what is still in memory on the disk, where there is one. The writers are at an end.
-    pub async fn flush(self) {
+    /// Whether the table answers is known here.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.desk.pulse)
+    }
+
+    /// Puts what is still in memory on the disk, where there is one. The writers are at an end. Returns
+    /// how many rows are on the disk then, and not in the table.
+    pub async fn flush(self) -> u64 {
         self.desk.tell(Command::End);
         if let Some(ended) = self.ended
             && timeout(FLUSH, ended).await.is_err()
         {
             tracing::error!(limit = ?FLUSH, "the spool did not take what was left in time");
         }
+        self.desk.on_disk.load(Ordering::Relaxed)
     }
 }
 
@@ -240,13 +262,14 @@ pub fn open(
     let spool = spool.and_then(|(folder, limit)| opened(folder, limit));
     let (sender, commands) = thread::channel();
     let desk = Arc::new(Desk {
-        pulse: Pulse::new(Instant::now()),
+        pulse: Arc::new(Pulse::new(Instant::now())),
         counts: Arc::clone(counts),
         queue: Arc::new(Bound::new(QUEUE_ROWS, QUEUE_BYTES)),
         under_way: Arc::new(Bound::new(UNDER_WAY_ROWS, UNDER_WAY_BYTES)),
         keeper: spool.is_some().then_some(sender),
         next: AtomicU64::new(spool.as_ref().map_or(0, Spool::next)),
         behind: AtomicU64::new(spool.as_ref().map_or(0, Spool::rows)),
+        on_disk: AtomicU64::new(spool.as_ref().map_or(0, Spool::rows)),
     });
     let ended = match spool {
         None => None,
@@ -307,7 +330,7 @@ impl Bound {
     }
 
     fn take(self: &Arc<Self>, bytes: usize) -> Option<Room> {
-        let room = Room { bound: Arc::clone(self), bytes };
+        let room = Room { bound: Some(Arc::clone(self)), bytes };
         let rows = self.rows.fetch_add(1, Ordering::Relaxed);
         let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // What was added is given back where the room goes. A row alone always fits.
@@ -315,17 +338,19 @@ impl Bound {
     }
 }
 
-/// A place for one row.
-#[derive(Debug)]
+/// A place for one row, which is given back where this goes; by default none.
+#[derive(Debug, Default)]
 struct Room {
-    bound: Arc<Bound>,
+    bound: Option<Arc<Bound>>,
     bytes: usize,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.bound.rows.fetch_sub(1, Ordering::Relaxed);
-        self.bound.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(bound) = &self.bound {
+            bound.rows.fetch_sub(1, Ordering::Relaxed);
+            bound.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -362,6 +387,15 @@ mod tests {
             id
         });
         settled.collect()
+    }
+
+    /// Row 0, which a writer has in hand until the table counts as away.
+    fn cut_off(backlog: &Backlog, rows: &async_channel::Receiver<Waiting>) -> Waiting {
+        backlog.accept(row(0));
+        let mut waiting = take(rows, 1).pop().unwrap();
+        waiting.begin();
+        until(|| waiting.pulse().is_away());
+        waiting
     }
 
     fn until(condition: impl Fn() -> bool) {
@@ -458,6 +492,72 @@ mod tests {
         assert!(rows.recv().await.is_err(), "nothing can come any more");
         rest.flush().await;
         assert_eq!(Spool::open(folder.path(), 1 << 30).unwrap().0.rows(), 0);
+    }
+
+    #[tokio::test]
+    async fn rows_that_go_to_the_disk_after_the_last_was_accepted_come_back_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, rest, rows) = open(Some((folder.path(), 1 << 30)), &counts).unwrap();
+        for number in 0..100 {
+            backlog.accept(row(number));
+        }
+        let mut first = take(&rows, 1).pop().unwrap();
+        first.begin();
+        drop(backlog);
+        until(|| counts.rows_in_spool.level() == 99);
+        let _ = first.pulse().acknowledged();
+        first.settle();
+        assert_eq!(write(&rows, 99), (1..100).collect::<Vec<_>>());
+        assert!(rows.recv().await.is_err(), "nothing can come any more");
+        assert_eq!(rest.flush().await, 0);
+    }
+
+    #[test]
+    fn a_row_that_is_refused_for_ever_does_not_keep_those_on_the_disk_from_being_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(Some((folder.path(), 1 << 30)), &counts).unwrap();
+        let refused = cut_off(&backlog, &rows);
+        for number in 1..100 {
+            backlog.accept(row(number));
+        }
+        until(|| !rows.is_empty());
+        assert_eq!(ids(&take(&rows, 1)), [1]);
+        let _ = refused.pulse().acknowledged();
+        let mut found: Vec<usize> = write(&rows, 99);
+        found.sort_unstable();
+        assert_eq!(found, (1..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_full_spool_does_not_take_waits_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(Some((folder.path(), 1 << 20)), &counts).unwrap();
+        let only = cut_off(&backlog, &rows);
+        let all = 2 * (1 << 20) / row(0).size();
+        for number in 1..=all {
+            backlog.accept(row(number));
+        }
+        until(|| counts.rows_spooled.count() > 0 && rows.len() > all / 4);
+        let _ = only.pulse().acknowledged();
+        let mut found = write(&rows, all);
+        found.sort_unstable();
+        assert_eq!(found, (1..=all).collect::<Vec<_>>());
+        assert_eq!(counts.rows_dropped.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_a_full_spool_does_not_take_is_no_row_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, rest, rows) = open(Some((folder.path(), 100)), &counts).unwrap();
+        let mut only = cut_off(&backlog, &rows);
+        only.keep();
+        only.settle();
+        flush(backlog, rest).await;
+        assert_eq!((counts.rows_dropped.count(), counts.rows_in_spool.level()), (0, 0));
     }
 
     #[test]

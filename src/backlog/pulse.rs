@@ -39,7 +39,11 @@ impl Pulse {
 
     /// A row is about to be written.
     pub fn begin(&self) {
-        if self.writing.fetch_add(1, Ordering::Relaxed) == 0 {
+        // Before anybody sees that rows are being written, and after: the last one may end meanwhile.
+        if self.writing.load(Ordering::Relaxed) == 0 {
+            self.acknowledged.fetch_max(self.now(), Ordering::Relaxed);
+        }
+        if self.writing.fetch_add(1, Ordering::Release) == 0 {
             self.acknowledged.fetch_max(self.now(), Ordering::Relaxed);
         }
     }
@@ -85,7 +89,7 @@ impl Pulse {
     /// Whether the table is away.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.writing.load(Ordering::Relaxed) > 0 && self.last_acknowledged().elapsed() > AWAY
+        self.writing.load(Ordering::Acquire) > 0 && self.last_acknowledged().elapsed() > AWAY
     }
 
     fn now(&self) -> u64 {

@@ -162,27 +162,54 @@ impl Spool {
         }
     }
 
+    /// Begins a new file, in place of one that holds nothing more that is wanted.
+    ///
+    /// # Errors
+    /// What the disk answers.
+    pub fn renew(&mut self) -> Result<(), SpoolError> {
+        self.database = None;
+        fs::remove_file(&self.path)
+            .map_err(|source| SpoolError::File { path: self.path.clone(), source })?;
+        self.reopen()
+    }
+
     /// Opens the file where it is not open. After an error of its file a database stays closed.
     fn reopen(&mut self) -> Result<(), SpoolError> {
         if self.database.is_some() {
             return Ok(());
         }
-        let path = &self.path;
+        // A new file gets its name once it is whole: a process may be killed while it makes one.
+        let unfinished = self.path.with_extension("new");
+        let is_new = !self.path.exists();
+        let path = if is_new { &unfinished } else { &self.path };
+        let failed = |source| SpoolError::File { path: path.clone(), source };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path);
-        let file = file.map_err(|source| SpoolError::File { path: path.clone(), source })?;
+        let file = options.open(path).map_err(failed)?;
+        let begun = file.try_clone().map_err(failed)?;
         let backend = match FileBackend::new(file) {
             Ok(backend) => backend,
             Err(error) => return Err(self.not_opened(error)),
         };
+        if is_new {
+            // It is nobody else's: the backend has locked it.
+            begun.set_len(0).map_err(failed)?;
+        }
         let mut builder = Builder::new();
         let database = match builder.set_cache_size(CACHE_BYTES).create_with_backend(backend) {
             Ok(database) => database,
             Err(error) => return Err(self.not_opened(error)),
         };
-        // Makes both tables on the first occasion, and tells what is there.
-        let (bytes, rows, next) = change(&database, [], []).map_err(|error| self.failed(error))?;
+        // An old file is only read: a disk without any space gives what it holds.
+        let totals = if is_new { change(&database, [], []) } else { totals(&database) };
+        let (bytes, rows, next) = totals.map_err(|error| self.failed(error))?;
+        if is_new {
+            // Unlike a renaming, this replaces no file that another process has made meanwhile.
+            fs::hard_link(&unfinished, &self.path)
+                .map_err(|source| SpoolError::File { path: self.path.clone(), source })?;
+        }
+        // Where it cannot go it has the same content, or none.
+        let _ = fs::remove_file(&unfinished);
         (self.bytes, self.rows, self.next) = (bytes, rows, self.next.max(next));
         self.database = Some(database);
         Ok(())
@@ -224,6 +251,15 @@ fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
+/// The bytes and rows that the spool holds, and the number of the next.
+fn totals(database: &Database) -> Result<(u64, u64, u64), redb::Error> {
+    let transaction = database.begin_read()?;
+    let rows = transaction.open_table(ROWS)?;
+    let bytes = transaction.open_table(BYTES)?.get(())?.map_or(0, |bytes| bytes.value());
+    let next = rows.last()?.map_or(0, |(number, _)| number.value() + 1);
+    Ok((bytes, rows.len()?, next))
+}
+
 /// One transaction. Returns the bytes and rows that the spool holds now, and the number of the next.
 fn change<'a>(
     database: &Database,
@@ -236,8 +272,11 @@ fn change<'a>(
         let mut totals = transaction.open_table(BYTES)?;
         let mut bytes = totals.get(())?.map_or(0, |bytes| bytes.value());
         for (number, row) in added {
-            rows.insert(number, (&*row.user, &*row.date, &*row.text, &*row.id))?;
-            bytes += row.size() as u64;
+            let row_of = (&*row.user, &*row.date, &*row.text, &*row.id);
+            // It may be there already, by a transaction that seemed to have failed.
+            if rows.insert(number, row_of)?.is_none() {
+                bytes += row.size() as u64;
+            }
         }
         // Before anything is removed, so that no number is given twice.
         let next = rows.last()?.map_or(0, |(number, _)| number.value() + 1);
@@ -287,6 +326,17 @@ mod tests {
     use super::*;
 
     const LIMIT: u64 = 1 << 20;
+
+    #[test]
+    fn a_file_that_was_being_made_when_its_process_was_killed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("spool.new"), b"redb, or the beginning of it").unwrap();
+        let (spool, damaged) = Spool::open(folder.path(), LIMIT).unwrap();
+        assert_eq!((spool.rows(), damaged), (0, None));
+        let names = fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [FILE]);
+    }
 
     fn row(number: u64) -> Row {
         let text = format!("text {number} ありがとう {}", "x".repeat(300));

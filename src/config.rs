@@ -15,6 +15,7 @@ use crate::credentials::{Credential, Reference};
 use crate::feed::x_v2::StreamOptions;
 use crate::feed::{Dialect, read_budget};
 use crate::filter::Filter;
+use crate::metrics;
 use crate::telemetry::LogFormat;
 
 /// Where variables come from: the process environment, or a map in a test.
@@ -92,11 +93,14 @@ pub struct Config {
     pub hardening: Hardening,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// Whose metrics are in the log: `METRICS_NAMESPACE`, `METRICS_DIMENSIONS`. None where they are off,
+    /// or the log is for people.
+    pub metrics: Option<metrics::Settings>,
     /// `RUST_LOG`: the directives of the log filter.
     pub log_filter: String,
     /// Variables that the audit would refuse, and that `ALLOW_ENVIRONMENT` lets through.
     pub let_through: Vec<&'static str>,
-    /// Variables that are set and that this version, or its dialect, does not act on.
+    /// Variables that are set and that the dialect, or the log's format, does not act on.
     pub unheeded: Vec<&'static str>,
 }
 
@@ -122,9 +126,6 @@ impl fmt::Display for Faults {
         Ok(())
     }
 }
-
-/// Variables of later versions. Whoever sets one is told that it changes nothing yet.
-const UNHEEDED: [&str; 1] = ["METRICS_NAMESPACE"];
 
 /// Why a variable has no place in the environment.
 #[derive(Clone, Copy)]
@@ -164,6 +165,16 @@ impl Objection {
                 .to_owned(),
         }
     }
+}
+
+/// `SPOOL_DIR` alone, for whoever asks a worker that runs.
+///
+/// # Errors
+/// It is no absolute path.
+pub fn spool_folder(environment: &(impl Environment + ?Sized)) -> Result<Option<PathBuf>, Faults> {
+    let mut reader = Reader { environment, faults: Vec::new() };
+    let spool_folder = reader.optional("SPOOL_DIR", SPOOL_DIR, folder);
+    if reader.faults.is_empty() { Ok(spool_folder) } else { Err(Faults(reader.faults)) }
 }
 
 impl Config {
@@ -213,14 +224,10 @@ impl Config {
             "text" => Some(LogFormat::Text),
             _ => None,
         });
+        let metrics = reader.metrics(table.as_deref());
         let log_filter = reader.parse("RUST_LOG", "info", LOG_FILTER, log_filter);
         let let_through = reader.audit();
-        let of_x_v2: &[&str] = match dialect {
-            Some(Dialect::TwitterV1_1) => &["BACKFILL_MINUTES", "PARTITION", "CONNECT_BUDGET"],
-            Some(Dialect::XV2) | None => &[],
-        };
-        let unheeded = UNHEEDED.iter().chain(of_x_v2).copied();
-        let unheeded = unheeded.filter(|name| reader.text(name).is_some()).collect();
+        let unheeded = reader.unheeded(dialect, log_format);
         match (
             dialect,
             table,
@@ -267,6 +274,7 @@ impl Config {
                 stop_limit,
                 hardening,
                 log_format,
+                metrics: metrics.filter(|_| log_format == LogFormat::Json),
                 log_filter,
                 let_through,
                 unheeded,
@@ -292,9 +300,14 @@ const QUEUE_URL: &str =
     "the URL of an SQS queue: https, without user, password, query and fragment";
 const BRIDGE: &str = "on or off";
 const SPOOL_DIR: &str = "the absolute path of a folder that the worker may write";
-const SPOOL_BYTES: &str = "a number of bytes from 1MiB to 1TiB, as it is or in KiB, MiB or GiB";
+const SPOOL_BYTES: &str = "a number of bytes from 1MiB to 1TiB, as it is or in KiB, MiB, GiB or \
+                           TiB";
 const HARDENING: &str = "best-effort or required";
 const LOG_FORMAT: &str = "json or text";
+const NAMESPACE: &str = "a namespace of CloudWatch (up to 255 of letters, digits and .-_/#: and blanks; \
+                         those that begin with AWS/ are AWS's), or off";
+const DIMENSIONS: &str = "up to nine dimensions of CloudWatch, such as Service=reader,Stage=test: names \
+                          and values of printable ASCII, no name twice, and none that a metric has";
 const LOG_FILTER: &str =
     "a log level, or directives of tracing's EnvFilter such as info,twitterstream=debug";
 
@@ -376,6 +389,24 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
         let_through.into_iter().map(|(name, _)| name).collect()
     }
 
+    /// The variables that are set, and of which nothing comes with this dialect and this log.
+    fn unheeded(
+        &mut self,
+        dialect: Option<Dialect>,
+        log_format: Option<LogFormat>,
+    ) -> Vec<&'static str> {
+        let of_x_v2: &[&str] = match dialect {
+            Some(Dialect::TwitterV1_1) => &["BACKFILL_MINUTES", "PARTITION", "CONNECT_BUDGET"],
+            Some(Dialect::XV2) | None => &[],
+        };
+        let of_json: &[&str] = match log_format {
+            Some(LogFormat::Text) => &["METRICS_NAMESPACE", "METRICS_DIMENSIONS"],
+            Some(LogFormat::Json) | None => &[],
+        };
+        let all = of_x_v2.iter().chain(of_json).copied();
+        all.filter(|name| self.text(name).is_some()).collect()
+    }
+
     fn dialect(&mut self) -> Option<Dialect> {
         let text = self.text("FEED").unwrap_or_else(|| Dialect::XV2.name().to_owned());
         let dialect = Dialect::named(&text);
@@ -397,6 +428,17 @@ impl<E: Environment + ?Sized> Reader<'_, E> {
             text.parse().ok().filter(|connects| (1..=1000).contains(connects))
         });
         Some(StreamOptions { backfill_minutes, partition, connects: connects? })
+    }
+
+    /// `None` where they are off. The table is a dimension where no other is asked for.
+    fn metrics(&mut self, table: Option<&str>) -> Option<metrics::Settings> {
+        let namespace = self.parse("METRICS_NAMESPACE", "TwitterStream", NAMESPACE, |text| {
+            if text == "off" { Some(None) } else { metrics::namespace(text).map(Some) }
+        });
+        let dimensions = self.optional("METRICS_DIMENSIONS", DIMENSIONS, metrics::dimensions);
+        let table = || vec![("Table".to_owned(), table.unwrap_or_default().to_owned())];
+        let dimensions = dimensions.unwrap_or_else(table);
+        Some(metrics::Settings { namespace: namespace??, dimensions })
     }
 
     fn reference(&mut self, credential: Credential) -> Option<Reference> {
@@ -535,6 +577,8 @@ mod tests {
             ("STOP_LIMIT", "2 days"),
             ("HARDENING", "no"),
             ("LOG_FORMAT", "xml"),
+            ("METRICS_NAMESPACE", "AWS/ECS"),
+            ("METRICS_DIMENSIONS", "Table"),
             ("RUST_LOG", "twitterstream=LOUD"),
             ("CONSUMERKEY", ""),
             ("CONSUMERSECRETKEY", "x"),
@@ -556,7 +600,9 @@ mod tests {
 
     #[test]
     fn no_fault_repeats_a_value() {
-        const NAMES: [&str; 27] = [
+        const NAMES: [&str; 29] = [
+            "METRICS_NAMESPACE",
+            "METRICS_DIMENSIONS",
             "BACKFILL_MINUTES",
             "PARTITION",
             "CONNECT_BUDGET",
@@ -588,7 +634,7 @@ mod tests {
         let value = "MARKER //=,[ MARKER that is longer than a phrase may be, by far: MARKER";
         let environment = NAMES.map(|name| (name, value));
         let error = Config::read(&environment).unwrap_err();
-        assert!(error.0.len() >= 24, "{error}");
+        assert!(error.0.len() >= 26, "{error}");
         assert!(!format!("{error} {error:?}").contains("MARKER"), "{error}");
     }
 
@@ -693,9 +739,45 @@ mod tests {
     }
 
     #[test]
+    fn a_value_in_a_variable_for_the_place_of_a_secret_is_a_fault_that_names_the_variable_alone() {
+        for credential in Credential::ALL {
+            for value in ["MARKER".repeat(9).split_off(4), format!("12345-{}", "MARKER".repeat(6))]
+            {
+                let environment = [FEED, (credential.variable(), value.as_str())];
+                assert_eq!(faulty(&environment), [credential.variable()]);
+                let report = Config::read(&environment).unwrap_err().to_string();
+                assert!(report.contains("give the ARN"), "{report}");
+                assert!(!report.contains("MARKER"), "{report}");
+            }
+        }
+    }
+
+    #[test]
     fn variables_without_effect_are_known() {
-        let config = Config::read(&[FEED, ("METRICS_NAMESPACE", "x")]).unwrap();
-        assert_eq!(config.unheeded, ["METRICS_NAMESPACE"]);
+        let partition = ("PARTITION", "1");
+        assert_eq!(Config::read(&[FEED, partition]).unwrap().unheeded, ["PARTITION"]);
+        let metrics = [("METRICS_NAMESPACE", "x"), ("METRICS_DIMENSIONS", "A=b")];
+        let text = [FEED, ("LOG_FORMAT", "text"), metrics[0], metrics[1]];
+        assert_eq!(Config::read(&text).unwrap().unheeded, metrics.map(|(name, _)| name));
+        assert_eq!(Config::read(&[FEED, metrics[0], metrics[1]]).unwrap().unheeded, [""; 0]);
+    }
+
+    #[test]
+    fn metrics_are_the_tables_unless_told_otherwise_and_only_for_programs() {
+        let metrics = |variables: &[(&str, &str)]| {
+            Config::read([&[FEED], variables].concat().as_slice()).unwrap().metrics
+        };
+        let settings = |namespace: &str, name: &str, value: &str| {
+            let dimensions = vec![(name.to_owned(), value.to_owned())];
+            Some(metrics::Settings { namespace: namespace.to_owned(), dimensions })
+        };
+        assert_eq!(metrics(&[]), settings("TwitterStream", "Table", "twitterStream"));
+        let other = [("DYNAMODBTABLE", "other"), ("METRICS_NAMESPACE", "Mine")];
+        assert_eq!(metrics(&other), settings("Mine", "Table", "other"));
+        let dimensions = ("METRICS_DIMENSIONS", "Stage=test");
+        assert_eq!(metrics(&[dimensions]), settings("TwitterStream", "Stage", "test"));
+        assert_eq!(metrics(&[("METRICS_NAMESPACE", "off"), dimensions]), None);
+        assert_eq!(metrics(&[("LOG_FORMAT", "text")]), None);
     }
 
     #[test]

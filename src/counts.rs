@@ -2,7 +2,10 @@
 //! those who count and those who report.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 /// A counter that only grows.
@@ -42,10 +45,59 @@ impl Gauge {
         self.0.fetch_sub(less, Ordering::Relaxed);
     }
 
+    /// So many from now on.
+    pub fn set(&self, level: u64) {
+        self.0.store(level, Ordering::Relaxed);
+    }
+
     /// How many now.
     #[must_use]
     pub fn level(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Durations beyond this count as this long, in microseconds.
+const LONGEST: u64 = 600_000_000;
+
+/// Durations, each to two digits, kept until they are taken.
+#[derive(Debug, Default)]
+pub struct Durations(Mutex<Option<Histogram<u32>>>);
+
+/// How durations spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// As long as half of them.
+    pub median: Duration,
+    /// As long as 99 of 100.
+    pub p99: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Durations {
+    /// One more.
+    pub fn record(&self, duration: Duration) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            // These bounds are good ones. It takes some 10 KB.
+            *kept = Histogram::new_with_bounds(1, LONGEST, 2).ok();
+        }
+        if let Some(histogram) = &mut *kept {
+            let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            histogram.saturating_record(microseconds);
+        }
+    }
+
+    /// Takes them; `None` where there are none.
+    pub fn take(&self) -> Option<Spread> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = kept.as_mut().filter(|histogram| !histogram.is_empty())?;
+        let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
+        let longest = Duration::from_micros(histogram.max());
+        let spread = Spread { median: at(0.5), p99: at(0.99), longest };
+        histogram.reset();
+        Some(spread)
     }
 }
 
@@ -54,6 +106,16 @@ impl Gauge {
 pub struct Counts {
     /// Streams opened.
     pub connects: Counter,
+    /// Streams that were not opened, for want of a connection or an answer.
+    pub connects_failed_network: Counter,
+    /// Those that the server refused.
+    pub connects_failed_http: Counter,
+    /// Those for which the server asked to come later.
+    pub connects_failed_rate_limit: Counter,
+    /// Streams that ended and were not taken over from: each is opened again.
+    pub streams_lost: Counter,
+    /// Those of them that were given up after a silence.
+    pub stalls: Counter,
     /// Posts read.
     pub posts_read: Counter,
     /// Posts that came again while one stream took over from another.
@@ -70,6 +132,20 @@ pub struct Counts {
     pub over_long: Counter,
     /// Posts that matched the filter: each is a row that was accepted.
     pub posts_matched: Counter,
+    /// How much of `READ_BUDGET` is read, in percent: of the day or the month, whichever is more.
+    pub read_budget_percent: Gauge,
+    /// How often the server refused credentials.
+    pub credential_refusals: Counter,
+    /// New sets of credentials that were taken into use.
+    pub rotations: Counter,
+    /// From the poll that found a new set to its use.
+    pub rotated_by_poll: Durations,
+    /// The same of an event.
+    pub rotated_by_event: Durations,
+    /// The same of a refusal.
+    pub rotated_by_refusal: Durations,
+    /// The same of a signal.
+    pub rotated_by_signal: Durations,
     /// Messages of the queue that were events of a secret used here.
     pub rotation_events: Counter,
     /// Messages of the queue that were not.
@@ -82,6 +158,8 @@ pub struct Counts {
     pub rows_in_spool: Gauge,
     /// Rows for which there was no room, neither in memory nor on the disk: they are lost.
     pub rows_dropped: Counter,
+    /// How long `PutItem` took for each row that DynamoDB has acknowledged: the try that it acknowledged.
+    pub put_latency: Durations,
     /// Rows that DynamoDB has acknowledged.
     pub rows_written: Counter,
     /// Those of them that found their key taken and went to `date#id`.
@@ -95,6 +173,11 @@ pub struct Counts {
 #[expect(missing_docs, reason = "each field is the counter of the same name in Counts")]
 pub struct Summary {
     pub connects: u64,
+    pub connects_failed_network: u64,
+    pub connects_failed_http: u64,
+    pub connects_failed_rate_limit: u64,
+    pub streams_lost: u64,
+    pub stalls: u64,
     pub posts_read: u64,
     pub posts_doubled: u64,
     pub keep_alives: u64,
@@ -103,6 +186,8 @@ pub struct Summary {
     pub malformed: u64,
     pub over_long: u64,
     pub posts_matched: u64,
+    pub credential_refusals: u64,
+    pub rotations: u64,
     pub rotation_events: u64,
     pub rotation_events_foreign: u64,
     pub rows_recovered: u64,
@@ -133,6 +218,11 @@ impl Counts {
         let accepted = posts_matched + rows_recovered;
         Summary {
             connects: self.connects.count(),
+            connects_failed_network: self.connects_failed_network.count(),
+            connects_failed_http: self.connects_failed_http.count(),
+            connects_failed_rate_limit: self.connects_failed_rate_limit.count(),
+            streams_lost: self.streams_lost.count(),
+            stalls: self.stalls.count(),
             posts_read: self.posts_read.count(),
             posts_doubled: self.posts_doubled.count(),
             keep_alives: self.keep_alives.count(),
@@ -141,6 +231,8 @@ impl Counts {
             malformed: self.malformed.count(),
             over_long: self.over_long.count(),
             posts_matched,
+            credential_refusals: self.credential_refusals.count(),
+            rotations: self.rotations.count(),
             rotation_events: self.rotation_events.count(),
             rotation_events_foreign: self.rotation_events_foreign.count(),
             rows_recovered,

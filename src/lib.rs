@@ -16,8 +16,8 @@
 //! Beside the path: [`program`] takes what comes from outside, [`aws`] sets up the SDK, [`process`]
 //! hardens the process before anything is read, [`counts`] counts what passes, [`clock`] tells the
 //! time, [`retry`] how long to wait before a next try, [`telemetry`] what may be said in a log, and
-//! how, and [`wipe`] cleans the stack behind whoever has used a secret. [`check`] runs instead of the
-//! worker, and says what it would find.
+//! how, and [`wipe`] cleans the stack behind whoever has used a secret. [`health`] says how the worker
+//! is, [`metrics`] how much it does. [`check`] runs instead of it, and says what it would find.
 //!
 //! Dependencies point one way: `main -> program -> worker -> {credentials, feed, filter, backlog, writers}`.
 //! `credentials` knows no feed, `feed` knows no AWS, `table` knows no feed.
@@ -33,6 +33,8 @@ pub mod credentials;
 pub mod demo;
 pub mod feed;
 pub mod filter;
+pub mod health;
+pub mod metrics;
 pub mod process;
 pub mod program;
 pub mod retry;

@@ -19,7 +19,8 @@ pub struct Level {
 struct Refused {
     measure: &'static str,
     call: &'static str,
-    error: Errno,
+    /// Only the counter-example has none: it did not ask.
+    error: Option<Errno>,
 }
 
 impl Level {
@@ -32,9 +33,19 @@ impl Level {
     /// The kernel calls that were refused, each with its error; empty where none was.
     #[must_use]
     pub fn refused(&self) -> String {
-        let calls =
-            self.refused.iter().map(|refused| format!("{} ({})", refused.call, refused.error));
+        let calls = self.refused.iter().map(|refused| match refused.error {
+            Some(error) => format!("{} ({error})", refused.call),
+            None => format!("{} (not asked for)", refused.call),
+        });
         calls.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The level of a process that does nothing about itself: the counter-example's.
+    #[cfg(feature = "demo")]
+    #[must_use]
+    pub fn none() -> Self {
+        let refused = MEASURES.map(|(measure, call)| Refused { measure, call, error: None });
+        Self { refused: refused.into() }
     }
 }
 
@@ -48,6 +59,13 @@ impl fmt::Display for Level {
     }
 }
 
+/// Each measure, and the call that takes it.
+const MEASURES: [(&str, &str); 3] = [
+    ("not-dumpable", "prctl(PR_SET_DUMPABLE)"),
+    ("no-core", "setrlimit(RLIMIT_CORE)"),
+    ("no-new-privileges", "prctl(PR_SET_NO_NEW_PRIVS)"),
+];
+
 /// Hardens the process as far as the kernel allows:
 ///
 /// - `not-dumpable`: another process of the same user can neither trace this one nor read its
@@ -58,17 +76,13 @@ impl fmt::Display for Level {
 #[must_use]
 pub fn harden() -> Level {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    let measures = [
-        (
-            "not-dumpable",
-            "prctl(PR_SET_DUMPABLE)",
-            set_dumpable_behavior(DumpableBehavior::NotDumpable),
-        ),
-        ("no-core", "setrlimit(RLIMIT_CORE)", setrlimit(Resource::Core, none)),
-        ("no-new-privileges", "prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs(true)),
+    let results = [
+        set_dumpable_behavior(DumpableBehavior::NotDumpable),
+        setrlimit(Resource::Core, none),
+        set_no_new_privs(true),
     ];
-    let refused = measures.into_iter().filter_map(|(measure, call, result)| {
-        result.err().map(|error| Refused { measure, call, error })
+    let refused = MEASURES.into_iter().zip(results).filter_map(|((measure, call), result)| {
+        result.err().map(|error| Refused { measure, call, error: Some(error) })
     });
     Level { refused: refused.collect() }
 }
@@ -95,12 +109,14 @@ mod tests {
 
     #[test]
     fn a_level_says_what_it_is_without() {
-        let refused = |measure, call| Refused { measure, call, error: Errno::PERM };
+        let refused = |measure, call| Refused { measure, call, error: Some(Errno::PERM) };
         let full = Level { refused: Vec::new() };
         assert_eq!((full.to_string().as_str(), full.refused().as_str()), ("full", ""));
         let less = Level { refused: vec![refused("a", "x(A)"), refused("b", "y(B)")] };
         assert_eq!(less.to_string(), "without a, b");
         let error = "(Operation not permitted (os error 1))";
         assert_eq!(less.refused(), format!("x(A) {error}, y(B) {error}"));
+        let unasked = Refused { error: None, ..refused("a", "x(A)") };
+        assert_eq!(Level { refused: vec![unasked] }.refused(), "x(A) (not asked for)");
     }
 }

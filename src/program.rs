@@ -7,29 +7,39 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tracing_appender::non_blocking::NonBlockingBuilder;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::config::{Config, Environment, Hardening, NotUnicode, is_loopback};
 use crate::counts::Counts;
 use crate::credentials::SecretsManager;
 use crate::credentials::rotation::{Reason, Vault};
+use crate::feed::read_budget::Limits;
+use crate::health::Vitals;
+use crate::metrics::Metrics;
 use crate::worker::{self, Request};
-use crate::{aws, check, clock, process, telemetry};
+use crate::{aws, check, clock, config, health, process, telemetry};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
 const CONFIGURATION: u8 = 64;
 /// A dependency refused for good, or rows were lost (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
+/// The word of `health` that a new task would be better.
+const UNHEALTHY: u8 = 1;
 /// A bug (`EX_SOFTWARE`).
 const BUG: i32 = 70;
 
 /// How many lines wait for whoever reads the log, at the most; some 6 MB.
 const LOG_LINES: usize = 16_384;
+
+/// How long the last of them may take. The guard itself gives its thread 1.1 s.
+const LAST_LINES: Duration = Duration::from_millis(1_500);
 
 const NO_REGION: &str = "there is no AWS region: set AWSREGION or AWS_REGION";
 
@@ -37,13 +47,15 @@ const HELP: &str = "\
 Reads a stream of posts, keeps what matches FILTER, and writes user, date and text to DynamoDB.
 Its credentials come from AWS Secrets Manager, asked with the task role.
 
-Usage: twitterstream [check | --help | --version]
+Usage: twitterstream [check | health | --help | --version]
 
 check says what the platform gives it and what its role may do, and ends.
+health asks the worker that runs in the same container how it is, and ends: 0 where it is to be left
+alone, 1 where a new task would be better or no worker answers, 64 without SPOOL_DIR.
 
 It is configured by environment variables, none of which is secret; README.md lists them.
 Exit codes: 0 drained; 64 configuration; 69 a dependency refused for good, START_LIMIT passed or
-rows were lost at a stop; 70 a bug.
+rows were lost or left in the spool at a stop; 70 a bug.
 ";
 
 /// The environment of the process.
@@ -59,21 +71,24 @@ impl Environment for ProcessEnvironment {
 /// The worker, from its first instruction to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    run_as(&ProcessEnvironment, |sdk| SecretsManager::new(sdk.clone()))
+    run_as(process::harden, &ProcessEnvironment, |sdk| SecretsManager::new(sdk.clone()))
 }
 
-/// The same with what `environment` says, and credentials from the vault that `open` makes.
+/// The same with what `harden` does first, what `environment` says, and credentials from the vault
+/// that `open` makes.
 #[must_use]
 pub fn run_as<V: Vault>(
+    harden: fn() -> process::Level,
     environment: &impl Environment,
     open: impl FnOnce(&SdkConfig) -> V,
 ) -> ExitCode {
-    let hardened = process::harden();
+    let hardened = harden();
     process::end_on_panic(BUG);
     let mut check = false;
     match std::env::args_os().nth(1).as_deref().map(std::ffi::OsStr::to_str) {
         None => {}
         Some(Some("check")) => check = true,
+        Some(Some("health")) => return ExitCode::from(health_of(environment)),
         Some(Some("--help" | "-h")) => {
             return print(HELP);
         }
@@ -95,22 +110,36 @@ pub fn run_as<V: Vault>(
     if check {
         return ExitCode::from(checked(&config, &hardened));
     }
-    // A log that nobody reads must not stop the worker: lines are dropped then, and counted. What is
-    // left is written when the guard goes.
+    // A log that nobody reads must not stop the worker: lines are dropped then, and counted.
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES)
         .finish(log_output());
     let dropped = writer.error_counter();
     // Nothing has set one before.
-    let log = telemetry::subscriber(config.log_format, &config.log_filter, writer);
+    let log = telemetry::subscriber(config.log_format, &config.log_filter, writer.clone());
     let _ = tracing::subscriber::set_global_default(log);
-    let code = run_to_end(&config, &hardened, open);
-    if dropped.dropped_lines() > 0 {
-        say(&format!("twitterstream: {} lines of the log were dropped", dropped.dropped_lines()));
-    }
-    drop(guard);
+    let code = run_to_end(&config, &hardened, writer, open);
+    say_last(guard, &dropped);
     ExitCode::from(code)
+}
+
+/// Writes what is left of the log, and says how much of it was dropped. Where nobody reads, either may
+/// block for ever, the guard in a `println!` of its own: so it is a thread that does, and the process
+/// ends without it.
+fn say_last(guard: WorkerGuard, dropped: &ErrorCounter) {
+    let dropped = dropped.dropped_lines();
+    let (done, over) = std::sync::mpsc::channel();
+    let last = move || {
+        if dropped > 0 {
+            say(&format!("twitterstream: {dropped} lines of the log were dropped"));
+        }
+        drop(guard);
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("last-lines".to_owned()).spawn(last).is_ok() {
+        let _ = over.recv_timeout(LAST_LINES);
+    }
 }
 
 /// Standard output, with a buffer that the log's thread flushes when it has nothing more to write: that
@@ -125,6 +154,7 @@ fn log_output() -> Box<dyn Write + Send> {
 fn run_to_end<V: Vault>(
     config: &Config,
     hardened: &process::Level,
+    log: NonBlocking,
     open: impl FnOnce(&SdkConfig) -> V,
 ) -> u8 {
     if !hardened.is_full() && config.hardening == Hardening::Required {
@@ -143,7 +173,7 @@ fn run_to_end<V: Vault>(
             return UNAVAILABLE;
         }
     };
-    let code = runtime.block_on(run(config, hardened, open));
+    let code = runtime.block_on(run(config, hardened, log, open));
     // A lookup of a name may still hang in a thread; it has nothing to finish.
     runtime.shutdown_background();
     code
@@ -171,16 +201,52 @@ fn checked(config: &Config, hardened: &process::Level) -> u8 {
     }
 }
 
+/// Asks the worker that runs how it is, instead of being one.
+fn health_of(environment: &impl Environment) -> u8 {
+    let unknown = |reason: &str, code| {
+        let line = serde_json::json!({ "state": "unknown", "reason": reason, "healthy": false });
+        print(&format!("{line}\n"));
+        code
+    };
+    let folder = match config::spool_folder(environment) {
+        Ok(Some(folder)) => folder,
+        Ok(None) => {
+            return unknown(
+                "there is no SPOOL_DIR, in which the worker's socket is",
+                CONFIGURATION,
+            );
+        }
+        Err(faults) => return unknown(&faults.to_string(), CONFIGURATION),
+    };
+    match health::socket::path(&folder) {
+        Err(error) => unknown(&telemetry::chain(&error), CONFIGURATION),
+        Ok(path) => match health::socket::ask(&path) {
+            Ok(reply) => {
+                print(&format!("{}\n", reply.line));
+                u8::from(!reply.healthy)
+            }
+            Err(error) => unknown(&telemetry::chain(&error), UNHEALTHY),
+        },
+    }
+}
+
 async fn run<V: Vault>(
     config: &Config,
     hardened: &process::Level,
+    log: NonBlocking,
     open: impl FnOnce(&SdkConfig) -> V,
 ) -> u8 {
+    let mut secrets: Vec<_> =
+        config.references.iter().map(|(_, reference)| reference.secret_id()).collect();
+    secrets.dedup();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        // The image's build says it; one by hand need not.
+        commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty()),
         feed = config.dialect.name(),
         feed_url = %config.feed_url,
         table = config.table,
+        secrets = secrets.join(", "),
         filter = config.filter.track(),
         hardening = %hardened,
         "starting",
@@ -193,9 +259,15 @@ async fn run<V: Vault>(
         tracing::warn!(variables, "ALLOW_ENVIRONMENT lets through what should not be set");
     }
     if !config.unheeded.is_empty() {
-        tracing::warn!(variables = ?config.unheeded, "set, and without effect in this version or with this FEED");
+        tracing::warn!(variables = ?config.unheeded, "set, and without effect with this FEED or LOG_FORMAT");
     }
-    let counts = Arc::new(Counts::default());
+    let vitals = Arc::new(Vitals::new(Arc::new(Counts::default()), config.rotation_poll));
+    let (end, ended) = oneshot::channel::<()>();
+    let measuring = config.metrics.clone().map(|settings| {
+        let budgeted = config.read_budget != Limits::default();
+        let metrics = Metrics::new(settings, Arc::clone(&vitals), budgeted);
+        tokio::spawn(metrics.run(log, clock::system(), ended))
+    });
     let result = async {
         let requests = requests().map_err(|error| error.to_string())?;
         let triggers = triggers().map_err(|error| error.to_string())?;
@@ -205,11 +277,17 @@ async fn run<V: Vault>(
             tracing::warn!("AWS_ENDPOINT_URL is plain http: secrets cross the network in clear");
         }
         let run =
-            worker::run(config, &sdk, open(&sdk), counts, requests, triggers, clock::system())
+            worker::run(config, &sdk, open(&sdk), vitals, requests, triggers, clock::system())
                 .await;
         run.map_err(|error| telemetry::chain(&error))
     };
-    match result.await {
+    let result = result.await;
+    drop(end);
+    if let Some(measuring) = measuring {
+        // It writes a last line; a bug in it has ended the process.
+        let _ = measuring.await;
+    }
+    match result {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(error, "ending");

@@ -4,6 +4,9 @@
 //! escapes it, and [`Generation::redact`](crate::credentials::Generation::redact) cuts the live
 //! values out of it first.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -39,6 +42,46 @@ pub fn peer_text(text: &str) -> String {
         }
     }
     shown
+}
+
+/// So often is a line said that repeats at once.
+const AT_ONCE: u32 = 10;
+
+/// How long it takes until it may be said once more.
+const ONE_MORE: Duration = Duration::from_mins(1);
+
+/// Keeps a line that others can make repeat from flooding the log: it is said ten times at once, and then
+/// once a minute.
+#[derive(Debug)]
+pub struct Seldom {
+    left: u32,
+    since: Instant,
+    kept_back: u64,
+}
+
+impl Default for Seldom {
+    fn default() -> Self {
+        Self { left: AT_ONCE, since: Instant::now(), kept_back: 0 }
+    }
+}
+
+impl Seldom {
+    /// Whether the line is to be said; and then how often it was not, since it was said last.
+    pub fn due(&mut self) -> Option<u64> {
+        while self.left < AT_ONCE && self.since.elapsed() >= ONE_MORE {
+            self.left += 1;
+            self.since += ONE_MORE;
+        }
+        if self.left == AT_ONCE {
+            self.since = Instant::now();
+        }
+        if self.left == 0 {
+            self.kept_back += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.kept_back))
+    }
 }
 
 /// An error with all its causes, on one line.
@@ -86,6 +129,27 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_repeats_is_said_ten_times_and_then_once_a_minute_with_what_was_kept_back()
+    {
+        let mut seldom = Seldom::default();
+        let mut said = Vec::new();
+        // One a second, for five minutes.
+        for second in 0..300 {
+            if let Some(kept_back) = seldom.due() {
+                said.push((second, kept_back));
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let at_once = (0..10).map(|second| (second, 0));
+        let then = [(60, 50), (120, 59), (180, 59), (240, 59)];
+        assert_eq!(said, at_once.chain(then).collect::<Vec<_>>());
+        // After a rest it is as at first.
+        tokio::time::advance(ONE_MORE * 20).await;
+        let at_once: Vec<_> = (0..11).map(|_| seldom.due().is_some()).collect();
+        assert_eq!(at_once.iter().filter(|said| **said).count(), 10);
+    }
 
     #[test]
     fn a_peers_text_cannot_forge_a_line_or_flood_the_log() {

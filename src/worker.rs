@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::feed::twitter_v1_1::TwitterV1_1;
 use crate::feed::x_v2::XV2;
 use crate::feed::{Dialect, Feed, FeedError};
 use crate::filter::Filter;
+use crate::health::{self, Vitals};
 use crate::retry::Jitter;
 use crate::table::{Row, Table, TableError};
 use crate::telemetry::chain;
@@ -33,6 +35,12 @@ use crate::writers::Writers;
 
 /// How often the counts are logged while they change.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// When a stop is asked for, what has come is read: until so many looks find nothing more, or, where the
+/// feed never pauses, for so long. A socket holds some 6 MB, which are read in less.
+const LOOK: Duration = Duration::from_millis(2);
+const LOOKS_IN_VAIN: u32 = 3;
+const LAST_READ: Duration = Duration::from_millis(250);
 
 /// How often dropped rows are reported while there are more and more of them.
 const DROPPED: Duration = Duration::from_mins(1);
@@ -43,7 +51,7 @@ pub enum Request {
     /// Nothing: go on.
     #[default]
     Run,
-    /// Stop reading, write what was accepted, and end.
+    /// Read what has come and no more, write what was accepted, and end.
     Drain,
     /// End at once.
     Leave,
@@ -89,11 +97,14 @@ pub async fn run<V: Vault>(
     config: &Config,
     sdk: &SdkConfig,
     vault: V,
-    counts: Arc<Counts>,
+    vitals: Arc<Vitals>,
     mut requests: watch::Receiver<Request>,
     (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
     clock: Clock,
 ) -> Result<(), WorkerError> {
+    let counts = Arc::clone(&vitals.counts);
+    let folder = config.spool.as_ref().map(|spool| spool.folder.as_path());
+    let _watch = health::Watch::begin(Arc::clone(&vitals), folder);
     let table = Table::new(sdk, config.table.clone());
     // A large spool that a killed process has left takes a second or two to be read.
     let opening = config.spool.clone().map(|Spool { folder, bytes }| {
@@ -101,70 +112,135 @@ pub async fn run<V: Vault>(
         tokio::task::spawn_blocking(move || backlog::open(Some((&folder, bytes)), &counts))
     });
     let started = tokio::select! {
-        started = start(config, &vault, &table) => started,
-        () = asked(&mut requests, Request::Drain) => {
-            tracing::info!("asked to stop before the stream was open");
-            return Ok(());
-        }
+        started = start(config, &vault, &table) => Some(started),
+        () = asked(&mut requests, Request::Drain) => None,
     };
-    let generation = Arc::new(started?);
-    let settings = rotation::Settings {
-        references: config.references.clone(),
-        poll: config.rotation_poll,
-        bridge: config.rotation_bridge,
-    };
-    let (rotation, port, status) =
-        Rotation::new(vault, settings, Arc::clone(&generation), triggers);
-    let wire = wire(config, Arc::clone(&clock)).map_err(WorkerError::Feed)?;
-    let feed = Feed::new(wire, config.read_budget, generation, port, Arc::clone(&counts), clock);
-    // It ends with the feed, which holds the other end of its port, and the listening with it.
-    tokio::spawn(rotation.run());
-    if let Some(queue_url) = config.rotation_queue_url.clone() {
-        let references = config.references.iter().map(|(_, reference)| reference.clone()).collect();
-        tokio::spawn(queue::listen(
-            sdk.clone(),
-            queue_url,
-            references,
-            trigger,
-            Arc::clone(&counts),
-        ));
-    }
-
     let opened = match opening {
         Some(opening) => opening.await.map_err(io::Error::other).flatten(),
         None => backlog::open(None, &counts),
     };
     let (backlog, rest, rows) = opened.map_err(WorkerError::Threads)?;
-    let mut writers = Writers::start(&table, &rows, &counts).map_err(WorkerError::Threads)?;
+    vitals.pulse(rest.pulse());
+    let writers = Writers::start(&table, &rows, &counts).map_err(WorkerError::Threads)?;
     drop(rows);
-    let reading = tokio::select! {
-        Err(error) = read(feed, &config.filter, backlog, &counts) => Err(error),
-        () = progress(&counts, &status) => Ok(()),
-        () = asked(&mut requests, Request::Drain) => Ok(()),
+    let reading = match started {
+        Some(Ok(generation)) => {
+            let work = Work { config, sdk, backlog, vitals: &vitals, clock };
+            let read = work.read(vault, generation, &mut requests, (trigger, triggers)).await;
+            let rows_waiting = counts.summary().rows_waiting;
+            tracing::info!(rows_waiting, "the stream is closed; writing what was accepted");
+            read
+        }
+        not_started => {
+            drop(backlog);
+            // A task that ends takes its disk with it, so they are written even now.
+            let rows_waiting = counts.summary().rows_waiting;
+            if rows_waiting > 0 {
+                tracing::info!(rows_waiting, "writing what an earlier process has left");
+            }
+            if not_started.is_none() {
+                tracing::info!("asked to stop before the stream was open");
+            }
+            not_started.map_or(Ok(()), |error| error.map(drop))
+        }
     };
 
-    // The stream is closed now, and so is the backlog: the writers end once nothing waits.
-    let rows_waiting = counts.summary().rows_waiting;
-    tracing::info!(rows_waiting, "the stream is closed; writing what was accepted");
+    // The backlog is closed now: the writers end once nothing waits.
+    vitals.drain();
+    let drained = drain(config, &counts, writers, rest, &mut requests).await;
+    match (reading, drained) {
+        (Ok(()), drained) => drained,
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(rows)) => {
+            tracing::error!(error = chain(&rows), "rows were not written");
+            Err(error)
+        }
+    }
+}
+
+/// What reading takes.
+struct Work<'a> {
+    config: &'a Config,
+    sdk: &'a SdkConfig,
+    backlog: Backlog,
+    vitals: &'a Vitals,
+    clock: Clock,
+}
+
+impl Work<'_> {
+    /// Reads the feed until a stop is asked for, or it will never deliver.
+    async fn read<V: Vault>(
+        self,
+        vault: V,
+        generation: Generation,
+        requests: &mut watch::Receiver<Request>,
+        (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
+    ) -> Result<(), WorkerError> {
+        let Self { config, sdk, backlog, vitals, clock } = self;
+        let counts = &vitals.counts;
+        let generation = Arc::new(generation);
+        let settings = rotation::Settings {
+            references: config.references.clone(),
+            poll: config.rotation_poll,
+            bridge: config.rotation_bridge,
+        };
+        let (rotation, port, status) =
+            Rotation::new(vault, settings, Arc::clone(&generation), triggers, Arc::clone(counts));
+        let wire = wire(config, Arc::clone(&clock)).map_err(WorkerError::Feed)?;
+        let feed = Feed::new(wire, config.read_budget, generation, port, Arc::clone(counts), clock);
+        vitals.credentials(status.clone());
+        vitals.feed(feed.state());
+        // It ends with the feed, which holds the other end of its port, and the listening with it.
+        tokio::spawn(rotation.run());
+        if let Some(queue_url) = config.rotation_queue_url.clone() {
+            let references =
+                config.references.iter().map(|(_, reference)| reference.clone()).collect();
+            tokio::spawn(queue::listen(
+                sdk.clone(),
+                queue_url,
+                references,
+                trigger,
+                Arc::clone(counts),
+            ));
+        }
+        let mut reading = pin!(read(feed, &config.filter, backlog, counts));
+        let read = tokio::select! {
+            Err(error) = &mut reading => Err(error),
+            () = progress(counts, &status) => Ok(()),
+            () = asked(requests, Request::Drain) => read_what_has_come(reading, counts).await,
+        };
+        read.map_err(WorkerError::Feed)
+    }
+}
+
+/// Writes what was accepted, within `STOP_LIMIT`; the disk takes the rest.
+async fn drain(
+    config: &Config,
+    counts: &Counts,
+    mut writers: Writers,
+    rest: backlog::Rest,
+    requests: &mut watch::Receiver<Request>,
+) -> Result<(), WorkerError> {
+    let rows_dropped = counts.summary().rows_dropped;
     tokio::select! {
         drained = timeout(config.stop_limit, writers.ended()) => if drained.is_err() {
             tracing::error!(limit = ?config.stop_limit, "STOP_LIMIT passed with rows still to write");
         },
-        () = asked(&mut requests, Request::Leave) => {
+        () = asked(requests, Request::Leave) => {
             tracing::error!("asked a second time to stop: leaving at once");
         }
     }
     writers.leave().await;
-    rest.flush().await;
+    let on_disk = rest.flush().await;
     let summary = counts.summary();
     log(&summary, None, "stopped");
-    reading.map_err(WorkerError::Feed)?;
-    match (summary.rows_waiting.saturating_sub(summary.rows_in_spool), &config.spool) {
-        (0, Some(Spool { folder, .. })) if summary.rows_waiting > 0 => {
-            Err(WorkerError::RowsLeft { rows: summary.rows_waiting, folder: folder.clone() })
+    let lost = summary.rows_waiting.saturating_sub(on_disk) + summary.rows_dropped - rows_dropped;
+    match (lost, summary.rows_waiting, &config.spool) {
+        (0, 0, _) => Ok(()),
+        (0, rows, Some(Spool { folder, .. })) => {
+            Err(WorkerError::RowsLeft { rows, folder: folder.clone() })
         }
-        (0, _) => Ok(()),
-        (lost, _) => Err(WorkerError::RowsLost(lost)),
+        (lost, ..) => Err(WorkerError::RowsLost(lost)),
     }
 }
 
@@ -261,6 +337,26 @@ async fn read(
     }
 }
 
+/// Reads what lies in the socket when a stop is asked for: the feed has sent it, and sends it to nobody
+/// else.
+async fn read_what_has_come(
+    mut reading: Pin<&mut impl Future<Output = Result<Infallible, FeedError>>>,
+    counts: &Counts,
+) -> Result<(), FeedError> {
+    let until = Instant::now() + LAST_READ;
+    let mut looks_in_vain = 0;
+    while looks_in_vain < LOOKS_IN_VAIN && Instant::now() < until {
+        let read = counts.posts_read.count();
+        // The HTTP client's own task brings it from the socket meanwhile.
+        if let Ok(Err(error)) = timeout(LOOK, &mut reading).await {
+            return Err(error);
+        }
+        let has_come = counts.posts_read.count() > read;
+        looks_in_vain = if has_come { 0 } else { looks_in_vain + 1 };
+    }
+    Ok(())
+}
+
 /// One record.
 fn accept(feed: &mut Feed, record: &[u8], filter: &Filter, backlog: &Backlog, counts: &Counts) {
     // Most of a busy stream ends here.
@@ -300,7 +396,7 @@ async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
         ticks.tick().await;
         let summary = counts.summary();
         if summary != before {
-            log(&summary, Some(*status.borrow()), "progress");
+            log(&summary, Some(&status.borrow()), "progress");
         }
         before = summary;
         let due = dropped_said.is_none_or(|said| said.elapsed() >= DROPPED);
@@ -317,11 +413,16 @@ async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
     }
 }
 
-fn log(counts: &Summary, credentials: Option<rotation::Status>, message: &str) {
+fn log(counts: &Summary, credentials: Option<&rotation::Status>, message: &str) {
     tracing::info!(
         generation_age_seconds = credentials.map(|status| status.adopted_at.elapsed().as_secs()),
         last_look_age_seconds = credentials.map(|status| status.looked_at.elapsed().as_secs()),
         connects = counts.connects,
+        connects_failed_network = counts.connects_failed_network,
+        connects_failed_http = counts.connects_failed_http,
+        connects_failed_rate_limit = counts.connects_failed_rate_limit,
+        streams_lost = counts.streams_lost,
+        stalls = counts.stalls,
         posts_read = counts.posts_read,
         posts_doubled = counts.posts_doubled,
         keep_alives = counts.keep_alives,
@@ -330,6 +431,8 @@ fn log(counts: &Summary, credentials: Option<rotation::Status>, message: &str) {
         malformed = counts.malformed,
         over_long = counts.over_long,
         posts_matched = counts.posts_matched,
+        credential_refusals = counts.credential_refusals,
+        rotations = counts.rotations,
         rotation_events = counts.rotation_events,
         rotation_events_foreign = counts.rotation_events_foreign,
         rows_recovered = counts.rows_recovered,

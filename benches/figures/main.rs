@@ -11,6 +11,7 @@ mod figure;
 mod lab;
 mod main_job;
 mod memory;
+mod metrics;
 mod null_dynamodb;
 mod process;
 mod put_loop;
@@ -62,6 +63,8 @@ enum Part {
     Start,
     /// Resident memory
     Memory,
+    /// What measuring costs
+    Metrics,
     /// The worker beside its forerunner in Python
     Python,
 }
@@ -74,7 +77,7 @@ enum Role {
 
 /// The numbers at the top of the JSON, and the parts that they come from. Each is the ratio of a figure
 /// whose name says of what to what, or a measured value whose name says its unit.
-const KEYS: [(&str, Part); 10] = [
+const KEYS: [(&str, Part); 11] = [
     ("worker_cpu_per_row_vs_sdk_loop", Part::WritePath),
     ("worker_rows_per_second_vs_sdk_loop", Part::WritePath),
     ("worker_rows_per_second_vs_python", Part::Python),
@@ -87,6 +90,7 @@ const KEYS: [(&str, Part); 10] = [
     // that costs nothing.
     ("filter_rate_vs_line_split", Part::ReadPath),
     ("rss_bytes_steady", Part::Memory),
+    ("metrics_cpu_vs_worker", Part::Metrics),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -118,6 +122,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if wanted(Part::Memory) {
         figures.push(runtime.block_on(memory::steady())?);
+    }
+    if wanted(Part::Metrics) {
+        figures.push(runtime.block_on(metrics::cost())?);
     }
     if wanted(Part::Python) {
         match runtime.block_on(python::forerunner())? {

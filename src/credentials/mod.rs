@@ -3,7 +3,7 @@
 
 mod generation;
 pub mod queue;
-mod reference;
+pub mod reference;
 pub mod rotation;
 pub mod secrets_manager;
 

@@ -22,6 +22,7 @@ use super::rotation::Reason;
 use crate::aws::Answer;
 use crate::counts::Counts;
 use crate::retry::Jitter;
+use crate::telemetry::Seldom;
 
 /// How long SQS holds a poll open, in seconds: its own limit.
 const LONG_POLL: i32 = 20;
@@ -49,6 +50,7 @@ pub async fn listen(
     let client = Client::from_conf(config::Builder::from(&sdk).timeout_config(timeouts).build());
     let mut waits = Jitter::new(RETRY.0, RETRY.1);
     let mut trouble: Option<String> = None;
+    let mut foreign_said = Seldom::default();
     while !triggers.is_closed() {
         let poll = client
             .receive_message()
@@ -70,9 +72,12 @@ pub async fn listen(
                         counts.rotation_events.increment();
                     } else {
                         counts.rotation_events_foreign.increment();
-                        tracing::warn!(
-                            "a message of the queue is no event of a secret used here; it is deleted"
-                        );
+                        if let Some(kept_back) = foreign_said.due() {
+                            tracing::warn!(
+                                kept_back,
+                                "a message of the queue is no event of a secret used here; it is deleted"
+                            );
+                        }
                     }
                 }
                 // First look, then tidy up.

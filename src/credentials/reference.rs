@@ -61,6 +61,13 @@ pub enum ReferenceError {
     /// The text is not an ARN, and not a name either.
     #[error("the name of a secret: 1 to 512 of letters, digits and /_+=.@-, or an ARN")]
     Name,
+    /// It has the form of what X gives out, and not of a name that somebody would choose.
+    #[error(
+        "the name of a secret or its ARN, and it looks like a credential's value: put that into \
+         Secrets Manager (where it stood others may have read it: have a new one made) and name the \
+         secret here; of a secret that is really named so, give the ARN"
+    )]
+    Value,
     /// It starts like an ARN and is not one of Secrets Manager.
     #[error("an ARN of Secrets Manager: arn:PARTITION:secretsmanager:REGION:ACCOUNT:secret:NAME")]
     Arn,
@@ -166,6 +173,22 @@ fn is_name(text: &str) -> bool {
     (1..=512).contains(&text.len()) && text.bytes().all(allowed)
 }
 
+/// Whether a text has the form of one of X's credentials: an API key of 25 letters and digits, the
+/// secret of a key of 50 or of a token of 45, or an access token, which begins with the number of its
+/// account.
+fn is_like_a_value(text: &str) -> bool {
+    let alphanumeric = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match text.split_once('-') {
+        None => matches!(text.len(), 25 | 45 | 50) && alphanumeric(text),
+        Some((account, rest)) => {
+            !account.is_empty()
+                && account.bytes().all(|byte| byte.is_ascii_digit())
+                && rest.len() >= 30
+                && alphanumeric(rest)
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
@@ -175,6 +198,9 @@ impl FromStr for Reference {
         }
         if !is_name(text) {
             return Err(ReferenceError::Name);
+        }
+        if is_like_a_value(text) {
+            return Err(ReferenceError::Value);
         }
         Ok(Self {
             secret_id: text.to_owned(),
@@ -265,6 +291,27 @@ mod tests {
             ("arn:aws:secretsmanager:us-west-2:1234:secret:x".into(), ReferenceError::Arn),
         ] {
             assert_eq!(text.parse::<Reference>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_one_of_xs_credentials_is_no_name_of_a_secret() {
+        let token =
+            |account: &str, length: usize| format!("{account}-{}", "aB3".repeat(length / 3));
+        for length in [25, 45, 50] {
+            let value = "aB3x".repeat(13).split_off(52 - length);
+            assert_eq!(value.parse::<Reference>(), Err(ReferenceError::Value), "{value}");
+            // It is one where it is longer, has a character of its own, or is an ARN's.
+            assert!(parsed(&format!("{value}x")).region().is_none());
+            assert!(parsed(&format!("{}/{value}", "team")).region().is_none());
+            let arn = format!("arn:aws:secretsmanager:us-west-2:123456789012:secret:{value}");
+            assert_eq!(parsed(&arn).secret_id(), arn);
+        }
+        for value in [token("1", 30), token("1234567890123456789", 39)] {
+            assert_eq!(value.parse::<Reference>(), Err(ReferenceError::Value), "{value}");
+        }
+        for name in [token("1", 27), token("", 30), token("prod", 30), token("1-a", 30)] {
+            assert_eq!(parsed(&name).secret_id(), name);
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::secrets_manager::{FetchError, Labels};
 use super::{Credential, Generation, Held, Reference, SecretsManager};
+use crate::counts::Counts;
 use crate::retry::Jitter;
 use crate::telemetry::chain;
 
@@ -137,12 +138,57 @@ pub struct Port {
 }
 
 /// What is known of the credentials, for the log and for whoever watches the worker.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Status {
     /// When the set in use was adopted.
     pub adopted_at: Instant,
-    /// When the labels were last seen.
+    /// When the labels were last seen: the last look that succeeded.
     pub looked_at: Instant,
+    in_use: Vec<InUse>,
+}
+
+/// A version of a secret that is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct InUse {
+    secret_id: String,
+    version_id: String,
+    since: Instant,
+}
+
+impl Status {
+    fn new(generation: &Generation, now: Instant) -> Self {
+        let mut status = Self { adopted_at: now, looked_at: now, in_use: Vec::new() };
+        status.adopt(generation, now);
+        status
+    }
+
+    /// Another set is in use. What both hold is as old as before.
+    fn adopt(&mut self, generation: &Generation, now: Instant) {
+        self.adopted_at = now;
+        let before = std::mem::take(&mut self.in_use);
+        for held in generation.held() {
+            let (secret_id, version_id) = (held.reference.secret_id(), held.version_id.as_str());
+            let is_it =
+                |other: &&InUse| other.secret_id == secret_id && other.version_id == version_id;
+            // One secret may hold several credentials.
+            if self.in_use.iter().any(|other| is_it(&other)) {
+                continue;
+            }
+            let since = before.iter().find(is_it).map_or(now, |other| other.since);
+            let (secret_id, version_id) = (secret_id.to_owned(), version_id.to_owned());
+            self.in_use.push(InUse { secret_id, version_id, since });
+        }
+    }
+
+    /// Which version of each secret is in use, and for how long, for the log.
+    #[must_use]
+    pub fn secrets(&self, now: Instant) -> String {
+        let secrets = self.in_use.iter().map(|InUse { secret_id, version_id, since }| {
+            let seconds = now.saturating_duration_since(*since).as_secs();
+            format!("{secret_id} at {version_id} for {seconds} s")
+        });
+        secrets.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The settings of a rotation.
@@ -177,6 +223,7 @@ pub struct Rotation<V> {
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     triggers: mpsc::UnboundedReceiver<Reason>,
     status: watch::Sender<Status>,
+    counts: Arc<Counts>,
 }
 
 /// What keeps the worker from looking, as far as a change of it is worth a line.
@@ -192,11 +239,12 @@ impl<V: Vault> Rotation<V> {
         settings: Settings,
         current: Arc<Generation>,
         triggers: mpsc::UnboundedReceiver<Reason>,
+        counts: Arc<Counts>,
     ) -> (Self, Port, watch::Receiver<Status>) {
         let (offers, candidates) = watch::channel(None);
         let (sender, verdicts) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let (status, statuses) = watch::channel(Status { adopted_at: now, looked_at: now });
+        let (status, statuses) = watch::channel(Status::new(&current, now));
         let next_look = now + jittered(settings.poll);
         let rotation = Self {
             vault,
@@ -215,6 +263,7 @@ impl<V: Vault> Rotation<V> {
             verdicts,
             triggers,
             status,
+            counts,
         };
         (rotation, Port { candidates, verdicts: sender }, statuses)
     }
@@ -257,6 +306,15 @@ impl<V: Vault> Rotation<V> {
             Verdict::Refused { generation } if generation.is_same_set(&self.current) => {
                 // While it stays refused the looks are paced by the haste, not by its retries.
                 let first = !std::mem::replace(&mut self.current_refused, true);
+                if first {
+                    let secrets = self.status.borrow().secrets(Instant::now());
+                    tracing::warn!(
+                        before = ACCEPTED,
+                        after = REFUSED,
+                        secrets,
+                        "the feed refuses the credentials in use",
+                    );
+                }
                 first.then_some(Reason::Refusal)
             }
             Verdict::Refused { generation } => {
@@ -278,7 +336,15 @@ impl<V: Vault> Rotation<V> {
 
     fn accepted(&mut self, generation: Arc<Generation>, proven_in: Duration) {
         if generation.is_same_set(&self.current) {
-            self.current_refused = false;
+            if std::mem::take(&mut self.current_refused) {
+                let secrets = self.status.borrow().secrets(Instant::now());
+                tracing::info!(
+                    before = REFUSED,
+                    after = ACCEPTED,
+                    secrets,
+                    "the feed accepts the credentials in use again",
+                );
+            }
             return;
         }
         // Another set may have been offered while this one was proven; that offer stands.
@@ -288,6 +354,16 @@ impl<V: Vault> Rotation<V> {
         }
         let now = Instant::now();
         let seconds = |duration: Duration| duration.as_secs_f64();
+        self.counts.rotations.increment();
+        if let Some(offer) = &offer {
+            let durations = match offer.learnt {
+                Reason::Poll => &self.counts.rotated_by_poll,
+                Reason::Event => &self.counts.rotated_by_event,
+                Reason::Refusal => &self.counts.rotated_by_refusal,
+                Reason::Signal => &self.counts.rotated_by_signal,
+            };
+            durations.record(now - offer.learnt_at);
+        }
         tracing::info!(
             moves = %Moves(&self.current, &generation),
             stage = offer.as_ref().map(|offer| offer.stage),
@@ -303,7 +379,7 @@ impl<V: Vault> Rotation<V> {
         }
         retire(std::mem::replace(&mut self.current, generation));
         self.haste = None;
-        self.status.send_modify(|status| status.adopted_at = now);
+        self.status.send_modify(|status| status.adopt(&self.current, now));
         // The labels may have moved on, or back, while this set was proven.
         self.next_look = if self.candidate.is_none() && !self.is_in_use(&self.described(CURRENT)) {
             now
@@ -412,6 +488,7 @@ impl<V: Vault> Rotation<V> {
         let choice = self.choice();
         let offered = self.candidate.as_ref().map(|candidate| versions_of(&candidate.generation));
         if choice.as_ref().map(|(_, versions)| versions) != offered.as_ref() {
+            let before = self.candidate.clone();
             self.candidate = match choice {
                 Some((stage, versions)) => {
                     self.fetch(stage).await?;
@@ -432,11 +509,29 @@ impl<V: Vault> Rotation<V> {
                 }
                 None => None,
             };
+            self.say_offered(before.as_deref());
             self.offers.send_replace(self.candidate.clone());
         }
         // What is in no set any more is wiped here.
         self.spare.clear();
         Ok(())
+    }
+
+    fn say_offered(&self, before: Option<&Candidate>) {
+        match (&self.candidate, before) {
+            (Some(candidate), _) => tracing::info!(
+                moves = %Moves(&self.current, &candidate.generation),
+                stage = candidate.stage,
+                learnt_by = candidate.learnt.name(),
+                fetched_in_seconds = candidate.fetched_in.as_secs_f64(),
+                "a new set of credentials was found; it is used once the feed accepts it",
+            ),
+            (None, Some(before)) => tracing::info!(
+                moves = %Moves(&before.generation, &self.current),
+                "the new set of credentials is not wanted any more; the labels have moved",
+            ),
+            (None, None) => {}
+        }
     }
 
     fn choice(&self) -> Option<(&'static str, Versions)> {
@@ -506,7 +601,10 @@ impl<V: Vault> Rotation<V> {
             self.trouble = Some(Trouble { kind, waits });
         }
         if let Some(trouble) = &mut self.trouble {
-            self.next_look = Instant::now() + trouble.waits.next_wait();
+            let wait = trouble.waits.next_wait();
+            // Without credentials that the feed takes there is no stream.
+            let wait = if self.current_refused { wait.min(HASTE.1) } else { wait };
+            self.next_look = Instant::now() + wait;
         }
     }
 }
@@ -527,6 +625,10 @@ fn retire(generation: Arc<Generation>) {
         }
     }
 }
+
+/// What the feed makes of a set, for the log.
+const ACCEPTED: &str = "accepted";
+const REFUSED: &str = "refused";
 
 const CURRENT: &str = "AWSCURRENT";
 const PENDING: &str = "AWSPENDING";
@@ -562,17 +664,20 @@ impl fmt::Display for Moves<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use secrecy::SecretString;
 
+    use super::super::secrets_manager::{Action, Cause};
     use super::*;
+    use crate::aws::Answer;
 
     /// Two secrets; the version at AWSCURRENT of each is what the test says.
     #[derive(Clone, Default)]
     struct Simulated {
         current: Arc<Mutex<[String; 2]>>,
         looks: Arc<AtomicUsize>,
+        away: Arc<AtomicBool>,
         fetches: Arc<Mutex<Vec<String>>>,
     }
 
@@ -604,6 +709,15 @@ mod tests {
             references: &[(Credential, Reference)],
         ) -> Result<Vec<Labels>, FetchError> {
             self.looks.fetch_add(1, Ordering::Relaxed);
+            if self.away.load(Ordering::Relaxed) {
+                return Err(FetchError {
+                    credential: Credential::ConsumerKey,
+                    action: Action::Look,
+                    secret_id: "CONSUMERKEY".to_owned(),
+                    region: None,
+                    cause: Cause::Transient(Answer::default()),
+                });
+            }
             let labels = references.iter().map(|(credential, reference)| Labels {
                 secret_id: reference.secret_id().to_owned(),
                 versions: vec![(self.version(*credential), CURRENT.to_owned())],
@@ -640,7 +754,7 @@ mod tests {
         let (trigger, triggers) = mpsc::unbounded_channel();
         let settings = Settings { references, poll: Duration::from_hours(1), bridge: false };
         let (rotation, port, status) =
-            Rotation::new(vault.clone(), settings, Arc::clone(&current), triggers);
+            Rotation::new(vault.clone(), settings, Arc::clone(&current), triggers, Arc::default());
         tokio::spawn(rotation.run());
         Started { vault, current, port, status, trigger }
     }
@@ -701,6 +815,39 @@ mod tests {
         sleep(Duration::from_hours(10)).await;
         let looks = started.vault.looks.load(Ordering::Relaxed) - before;
         assert!((9..=12).contains(&looks), "{looks}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_set_in_use_is_refused_a_vault_that_is_away_is_asked_every_half_minute() {
+        for (is_refused, least, most) in [(false, 1, 12), (true, 15, 60)] {
+            let started = start();
+            started.vault.away.store(true, Ordering::Relaxed);
+            started.trigger.send(Reason::Event).unwrap();
+            sleep(Duration::from_mins(1)).await;
+            if is_refused {
+                let refused = Verdict::Refused { generation: Arc::clone(&started.current) };
+                started.port.verdicts.send(refused).unwrap();
+            }
+            let before = started.vault.looks.load(Ordering::Relaxed);
+            // The poll is an hour.
+            sleep(Duration::from_mins(10)).await;
+            let looks = started.vault.looks.load(Ordering::Relaxed) - before;
+            assert!((least..=most).contains(&looks), "{looks} looks, refused: {is_refused}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_has_the_age_of_each_version_and_what_stays_in_use_is_as_old_as_it_was() {
+        let mut started = start();
+        sleep(Duration::from_secs(30)).await;
+        started.look_at(["a2", "b1"]).await.unwrap();
+        let generation = started.port.candidates.borrow().as_ref().unwrap().generation.clone();
+        let proven_in = Duration::ZERO;
+        started.port.verdicts.send(Verdict::Accepted { generation, proven_in }).unwrap();
+        started.status.changed().await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+        let secrets = started.status.borrow().secrets(Instant::now());
+        assert_eq!(secrets, "CONSUMERKEY at a2 for 5 s, CONSUMERSECRETKEY at b1 for 35 s");
     }
 
     #[tokio::test]

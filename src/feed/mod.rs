@@ -5,7 +5,7 @@
 //! signature in [`oauth1`], and [`x_v2`] with its [`connect_budget`]. A [`session`] is credentials at
 //! work, [`connection`] the way to the socket. Framing is in [`lines`], what a record says in
 //! [`message`], and its beginning in [`head`]; `doubles` knows what two streams have both brought, and
-//! [`read_budget`] how many posts may be read.
+//! [`read_budget`] how many posts may be read. Whoever watches is told the [`State`].
 
 pub mod back_off;
 mod body;
@@ -18,9 +18,12 @@ pub mod lines;
 pub mod message;
 pub mod oauth1;
 pub mod read_budget;
+#[cfg(test)]
+mod said;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+mod state;
 mod stream;
 pub mod twitter_v1_1;
 pub mod x_v2;
@@ -33,6 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::select_all;
 use reqwest::{Response, StatusCode};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use url::Url;
 
@@ -44,13 +48,14 @@ use self::head::Head;
 use self::message::{Message, Notice, Post};
 use self::read_budget::{ReadBudget, Spent};
 use self::session::Session;
+pub use self::state::State;
 use self::stream::{Farewell, Stream};
 use crate::clock::Clock;
 use crate::counts::Counts;
 use crate::credentials::Generation;
 use crate::credentials::rotation::{Port, Verdict};
 use crate::retry::Jitter;
-use crate::telemetry::chain;
+use crate::telemetry::{Seldom, chain, peer_text};
 
 /// How long a stream must deliver before the failures before it are forgotten. One that is opened
 /// and closed again at once is a failure like another.
@@ -127,6 +132,14 @@ pub struct Feed {
     /// Whether the read budget is said to be spent.
     spent: bool,
     offer: Option<Offer>,
+    /// The server has asked to be left alone.
+    told_to_wait: bool,
+    /// Since when no stream has lasted.
+    missed_since: Instant,
+    state: watch::Sender<State>,
+    warned: Seldom,
+    end_said: Seldom,
+    closed_said: Seldom,
     doubles: Doubles,
     counts: Arc<Counts>,
     clock: Clock,
@@ -138,6 +151,14 @@ struct Attempt {
     /// It opens no stream, and may be dropped.
     is_proof: bool,
     answer: Pin<Box<dyn Future<Output = Result<Good, Failure>> + Send>>,
+}
+
+/// An attempt that is over.
+struct Over {
+    session: Arc<Session>,
+    begun: Instant,
+    is_proof: bool,
+    answer: Result<Good, Failure>,
 }
 
 /// What an attempt came to.
@@ -168,6 +189,7 @@ impl Feed {
         counts: Arc<Counts>,
         clock: Clock,
     ) -> Self {
+        let missed_since = Instant::now();
         Self {
             wire,
             session: Arc::new(Session::new(generation)),
@@ -180,10 +202,22 @@ impl Feed {
             read_budget: ReadBudget::new(posts),
             spent: false,
             offer: None,
+            told_to_wait: false,
+            missed_since,
+            state: watch::Sender::new(State::Connecting { since: missed_since, held_off: false }),
+            warned: Seldom::default(),
+            end_said: Seldom::default(),
+            closed_said: Seldom::default(),
             doubles: Doubles::default(),
             counts,
             clock,
         }
+    }
+
+    /// What the feed is doing, from now on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     /// The next record that is not empty. It waits, and connects, for as long as that takes; a
@@ -198,6 +232,7 @@ impl Feed {
             }
             self.close();
             self.begin();
+            self.tell_state();
             let begin_at = self.begin_at();
             tokio::select! {
                 biased;
@@ -284,7 +319,9 @@ impl Feed {
         if self.spent || !self.read_budget.is_limited() {
             return;
         }
-        match self.read_budget.read((self.clock)()) {
+        let spent = self.read_budget.read((self.clock)());
+        self.counts.read_budget_percent.set(self.read_budget.percent());
+        match spent {
             Spent::Little => {}
             Spent::Most(period) => {
                 let period = period.name();
@@ -314,7 +351,9 @@ impl Feed {
         if !self.spent {
             return;
         }
-        if let Some(wait) = self.read_budget.closed_for((self.clock)()) {
+        let wait = self.read_budget.closed_for((self.clock)());
+        self.counts.read_budget_percent.set(self.read_budget.percent());
+        if let Some(wait) = wait {
             self.streams.clear();
             // The wall clock may be set while this waits.
             self.not_before = Instant::now() + wait.min(Duration::from_hours(1));
@@ -325,31 +364,73 @@ impl Feed {
         }
     }
 
+    fn tell_state(&mut self) {
+        let (now, before) = (Instant::now(), *self.state.borrow());
+        let state = if self.spent {
+            self.missed_since = now;
+            State::Paused { until: self.not_before }
+        } else if self.lasts() {
+            match before {
+                State::Delivering { .. } => before,
+                State::Connecting { .. } | State::Paused { .. } => State::Delivering { since: now },
+            }
+        } else {
+            if matches!(before, State::Delivering { since } if since.elapsed() > PROVEN) {
+                self.missed_since = now;
+            }
+            let held_off = self.told_to_wait || self.wire.free_at(now) > now;
+            State::Connecting { since: self.missed_since, held_off }
+        };
+        if state != before {
+            self.state.send_replace(state);
+        }
+    }
+
     fn heed(&mut self, notice: &Notice<'_>) {
         match notice {
             Notice::Disconnect { code, reason } => {
-                let reason = self.quoted(reason);
-                tracing::warn!(code, reason, "the feed is about to disconnect");
+                let mut ended = format!("the feed ended the stream with code {code}");
+                if let Some(kept_back) = self.end_said.due() {
+                    let reason = self.quoted(reason);
+                    tracing::warn!(code, reason, kept_back, "the feed is about to disconnect");
+                    ended = format!("{ended}: {reason}");
+                }
                 // 2 and 7: others opened a stream with these credentials. Whoever comes back at once
                 // cuts theirs, and they his.
                 let class = if matches!(code, 2 | 7) { Class::Http } else { Class::Network };
-                let reason = format!("the feed ended the stream with code {code}: {reason}");
-                self.expect_end(Farewell { class, over: false, reason });
+                self.expect_end(Farewell { class, over: false, reason: ended });
             }
             Notice::Problem { kind, title, detail } => {
-                let [kind, title, detail] = [kind, title, detail].map(|text| self.quoted(text));
-                tracing::warn!(kind, title, detail, "the feed has a problem with the stream");
                 let many = kind == "TooManyConnections";
+                let mut ended = "the feed ended the stream".to_owned();
+                if let Some(kept_back) = self.end_said.due() {
+                    let [kind, title, detail] = [kind, title, detail].map(|text| self.quoted(text));
+                    tracing::warn!(
+                        kind,
+                        title,
+                        detail,
+                        kept_back,
+                        "the feed has a problem with the stream"
+                    );
+                    ended = format!("{ended}: {title}, {kind}: {detail}");
+                }
                 let class = if many { Class::RateLimit } else { Class::Network };
-                let reason = format!("the feed ended the stream: {title}, {kind}: {detail}");
-                self.expect_end(Farewell { class, over: true, reason });
+                self.expect_end(Farewell { class, over: true, reason: ended });
             }
             Notice::Warning { code, message } => {
-                let (code, message) = (self.quoted(code), self.quoted(message));
-                tracing::warn!(code, message, "the feed warns");
+                let Some(kept_back) = self.warned.due() else { return };
+                let (code, said) = (self.quoted(code), self.quoted(message));
+                // No field of an event is called `message`: its own text is.
+                tracing::warn!(code, said, kept_back, "the feed warns");
             }
             Notice::Limit { track } => {
-                tracing::warn!(withheld = track, "the feed withheld matching posts: rate limit");
+                if let Some(kept_back) = self.warned.due() {
+                    tracing::warn!(
+                        withheld = track,
+                        kept_back,
+                        "the feed withheld matching posts: rate limit"
+                    );
+                }
             }
             Notice::Delete | Notice::ScrubGeo | Notice::StatusWithheld | Notice::UserWithheld => {}
         }
@@ -361,12 +442,13 @@ impl Feed {
         }
     }
 
-    /// A peer's words, fit for the log.
+    /// A peer's words, fit for the log. They are bounded last: of a value that is cut at the bound nothing
+    /// would be found any more.
     fn quoted(&self, text: &str) -> String {
-        let text = self.session.quoted(text);
+        let text = self.session.redact(text);
         match &self.offer {
             Some(offer) => offer.session.quoted(&text),
-            None => text,
+            None => peer_text(&text),
         }
     }
 
@@ -429,7 +511,7 @@ impl Feed {
 
     fn answered(
         &mut self,
-        (session, begun, answer): (Arc<Session>, Instant, Result<Good, Failure>),
+        Over { session, begun, is_proof, answer }: Over,
     ) -> Result<(), FeedError> {
         let is_offer = self.is_offered(&session);
         let generation = Arc::clone(session.generation());
@@ -456,6 +538,18 @@ impl Feed {
                     }
                     Failure::Stop(error) => (Class::Http, true, None, chain(&error)),
                 };
+                let counts = &self.counts;
+                if refused {
+                    counts.credential_refusals.increment();
+                }
+                if !is_proof {
+                    let failed = match class {
+                        Class::Network => &counts.connects_failed_network,
+                        Class::Http => &counts.connects_failed_http,
+                        Class::RateLimit => &counts.connects_failed_rate_limit,
+                    };
+                    failed.increment();
+                }
                 if is_offer {
                     self.postpone_offer(class, reset, &reason);
                 } else {
@@ -512,6 +606,10 @@ impl Feed {
             Err(reason) => {
                 let ended = self.streams.remove(index);
                 if ended.until.is_none() {
+                    self.counts.streams_lost.increment();
+                    if ended.stalled {
+                        self.counts.stalls.increment();
+                    }
                     match ended.farewell {
                         Some(farewell) => self.wait(farewell.class, None, &farewell.reason),
                         None => self.wait(Class::Network, None, &reason),
@@ -528,6 +626,7 @@ impl Feed {
         let now = Instant::now();
         let wait = self.back_off.after(class, reset);
         self.not_before = now + wait;
+        self.told_to_wait = class == Class::RateLimit;
         // A proof beside a stream is none any more. Whatever it would have come to, the stream goes first.
         self.attempt.take_if(|attempt| attempt.is_proof);
         if let Some(offer) = &mut self.offer
@@ -536,12 +635,15 @@ impl Feed {
         {
             offer.not_before = now;
         }
-        tracing::warn!(
-            reason,
-            class = class.name(),
-            wait_seconds = wait.as_secs_f64(),
-            "the stream is closed; it will be opened again",
-        );
+        if let Some(kept_back) = self.closed_said.due() {
+            tracing::warn!(
+                reason,
+                class = class.name(),
+                wait_seconds = wait.as_secs_f64(),
+                kept_back,
+                "the stream is closed; it will be opened again",
+            );
+        }
     }
 
     /// Nobody hears where the credentials are not rotated any more.
@@ -551,12 +653,13 @@ impl Feed {
 }
 
 /// The answer to the attempt, which is then over.
-async fn answer(attempt: &mut Option<Attempt>) -> (Arc<Session>, Instant, Result<Good, Failure>) {
+async fn answer(attempt: &mut Option<Attempt>) -> Over {
     let Some(under_way) = attempt else {
         return pending().await;
     };
     let answer = under_way.answer.as_mut().await;
-    let over = (Arc::clone(&under_way.session), under_way.begun, answer);
+    let Attempt { session, begun, is_proof, .. } = under_way;
+    let over = Over { session: Arc::clone(session), begun: *begun, is_proof: *is_proof, answer };
     *attempt = None;
     over
 }

@@ -133,6 +133,13 @@ impl ReadBudget {
         spent
     }
 
+    /// How much is read, in percent: of the period of which the most is.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        let percents = self.counters.iter().map(|counter| counter.read * 100 / counter.limit);
+        percents.max().unwrap_or_default()
+    }
+
     /// How long it is until a post may be read again; `None` where one may now.
     pub fn closed_for(&mut self, now: SystemTime) -> Option<Duration> {
         let now = OffsetDateTime::from(now);
@@ -185,9 +192,11 @@ mod tests {
         assert_eq!(spent[7], Spent::Most(Period::Day));
         assert_eq!(spent[8], Spent::Little);
         assert_eq!(spent[9..], [Spent::All(Period::Day); 2]);
+        assert_eq!(budget.percent(), 110);
         assert_eq!(budget.closed_for(at(23, 0)), Some(Duration::from_hours(1)));
         assert_eq!(budget.closed_for(at(0, 1)), None);
         assert_eq!(budget.read(at(0, 1)), Spent::Little);
+        assert_eq!(budget.percent(), 10);
     }
 
     #[test]

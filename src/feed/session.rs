@@ -60,12 +60,17 @@ impl Session {
     /// A peer's words, fit for the log: bounded, escaped, and without any live value.
     #[must_use]
     pub fn quoted(&self, text: &str) -> String {
+        peer_text(&self.redact(text))
+    }
+
+    /// A peer's words without any live value, neither bounded nor escaped yet.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
         let text = self.generation.redact(text);
-        let text = match self.bearer() {
+        match self.bearer() {
             Some(bearer) => redact(&text, &bearer),
             None => text,
-        };
-        peer_text(&text)
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What the server does with an attempt.
 #[derive(Clone)]
-enum Answer {
+pub(super) enum Answer {
     /// Refuses it.
     Refuse { class: Class, refused: bool, reset: Option<Duration> },
     /// Refuses it for good.
@@ -40,7 +40,7 @@ enum Answer {
 }
 
 #[derive(Clone)]
-enum End {
+pub(super) enum End {
     /// The body ends properly.
     Clean,
     /// The connection is lost within a record.
@@ -60,7 +60,7 @@ const fn refuse(class: Class, refused: bool) -> Answer {
 }
 
 /// A dialect whose server follows a script, and then keeps to its last line.
-struct Scripted {
+pub(super) struct Scripted {
     url: Url,
     script: Mutex<VecDeque<Answer>>,
     proofs: Mutex<VecDeque<Answer>>,
@@ -73,7 +73,7 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(one_stream: bool, script: impl IntoIterator<Item = Answer>) -> Arc<Self> {
+    pub(super) fn new(one_stream: bool, script: impl IntoIterator<Item = Answer>) -> Arc<Self> {
         Arc::new(Self {
             url: Url::parse("https://example.com/").unwrap(),
             script: Mutex::new(script.into_iter().collect()),
@@ -189,8 +189,8 @@ impl Wire for Scripted {
 }
 
 /// A feed on a scripted server.
-struct Simulated {
-    feed: Feed,
+pub(super) struct Simulated {
+    pub(super) feed: Feed,
     offers: watch::Sender<Option<Arc<Candidate>>>,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     read: Vec<String>,
@@ -198,17 +198,17 @@ struct Simulated {
 
 const CONNECTS: usize = 50;
 
-const LIMITS: read_budget::Limits = read_budget::Limits { day: None, month: None };
+pub(super) const LIMITS: read_budget::Limits = read_budget::Limits { day: None, month: None };
 
 impl Simulated {
-    fn new(wire: &Arc<Scripted>, limits: read_budget::Limits) -> Self {
+    pub(super) fn new(wire: &Arc<Scripted>, limits: read_budget::Limits) -> Self {
         let (offers, candidates) = watch::channel(None);
         let (sender, verdicts) = mpsc::unbounded_channel();
         let port = Port { candidates, verdicts: sender };
         let started = Instant::now();
         let clock: Clock = Arc::new(move || SystemTime::UNIX_EPOCH + started.elapsed());
         let dialect: Arc<dyn Wire> = Arc::clone(wire) as Arc<dyn Wire>;
-        let feed = Feed::new(dialect, limits, generation("1"), port, Arc::default(), clock);
+        let feed = Feed::new(dialect, limits, generation("1", VALUE), port, Arc::default(), clock);
         Self { feed, offers, verdicts, read: Vec::new() }
     }
 
@@ -229,7 +229,12 @@ impl Simulated {
     }
 
     fn offer(&self, version: &str) {
-        let candidate = Candidate::new(generation(version), "AWSCURRENT", Reason::Event);
+        self.offer_value(version, VALUE);
+    }
+
+    pub(super) fn offer_value(&self, version: &str, value: &str) {
+        let generation = generation(version, value);
+        let candidate = Candidate::new(generation, "AWSCURRENT", Reason::Event);
         self.offers.send_replace(Some(Arc::new(candidate)));
     }
 
@@ -247,12 +252,14 @@ impl Simulated {
     }
 }
 
-fn generation(version: &str) -> Arc<Generation> {
+pub(super) const VALUE: &str = "MARKER";
+
+fn generation(version: &str, value: &str) -> Arc<Generation> {
     Arc::new(Generation::new(vec![HeldCredential {
         credential: Credential::ConsumerKey,
         reference: "CONSUMERKEY".parse().unwrap(),
         version_id: version.to_owned(),
-        value: Arc::new(SecretString::from("MARKER")),
+        value: Arc::new(SecretString::from(value)),
     }]))
 }
 
@@ -302,7 +309,7 @@ fn ends() -> Vec<(&'static str, End, Wait)> {
     ]
 }
 
-const GOOD: Answer = Answer::Posts { every: SECOND, count: u64::MAX, end: End::Clean };
+pub(super) const GOOD: Answer = Answer::Posts { every: SECOND, count: u64::MAX, end: End::Clean };
 
 #[tokio::test(start_paused = true)]
 async fn each_answer_to_the_first_attempt_has_its_wait_and_the_next_one_its_stream() {
@@ -338,6 +345,17 @@ async fn each_end_of_a_stream_that_has_proven_itself_has_its_wait() {
             assert!(simulated.read.len() > 400, "{name}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_says_last_of_its_end_counts_however_often_it_has_said_so() {
+    let load = r#"{"disconnect":{"code":12,"reason":"load"}}"#;
+    let json = format!("{}{DUPLICATE}", format!("{load}\r\n").repeat(50)).leak();
+    let wire = Scripted::new(false, [posts(20, End::Record { json, closes: true }), GOOD]);
+    let mut simulated = Simulated::new(&wire, LIMITS);
+    assert!(simulated.run(600 * SECOND).await.is_none());
+    let connects = wire.connects();
+    assert!(close_to(&HTTP, connects[1] - 20.0), "{connects:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -538,4 +556,95 @@ async fn a_spent_read_budget_closes_the_stream_until_the_day_turns() {
         assert_eq!((simulated.read.len(), wire.connects().len()), (200, 2));
         assert_eq!(simulated.verdicts().last().unwrap(), &("accepted", "2".to_owned()));
     }
+}
+
+/// For how long no stream has lasted, and whether the server lets one be opened; `None` where there is
+/// one, or none is wanted.
+fn missed(feed: &Feed) -> Option<(u64, bool)> {
+    match *feed.state().borrow() {
+        State::Connecting { since, held_off } => Some((since.elapsed().as_secs(), held_off)),
+        State::Delivering { .. } | State::Paused { .. } => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_missed_from_the_start_and_from_its_end_on_whatever_is_lost_at_once_in_between()
+{
+    for (name, answer, held_off) in [
+        ("refused", refuse(Class::Http, true), false),
+        ("opened and lost", posts(1, End::Record { json: DUPLICATE, closes: true }), false),
+        ("told to wait", refuse(Class::RateLimit, false), true),
+    ] {
+        let wire = Scripted::new(false, [answer.clone()]);
+        let mut simulated = Simulated::new(&wire, LIMITS);
+        assert!(simulated.run(1000 * SECOND).await.is_none());
+        assert_eq!(missed(&simulated.feed), Some((1000, held_off)), "{name}");
+
+        let wire = Scripted::new(false, [posts(20, End::Clean), answer]);
+        let mut simulated = Simulated::new(&wire, LIMITS);
+        assert!(simulated.run(19 * SECOND).await.is_none());
+        assert_eq!(missed(&simulated.feed), None, "{name}");
+        assert!(simulated.run(1001 * SECOND).await.is_none());
+        assert_eq!(missed(&simulated.feed), Some((1000, held_off)), "{name}");
+    }
+}
+
+/// Others have opened a stream with the same credentials.
+const DUPLICATE: &str = r#"{"disconnect":{"code":7,"reason":"r"}}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_is_spent_holds_off_or_pauses_and_a_stream_that_is_taken_over_goes_on() {
+    // Cut again and again, until no more may be opened.
+    let wire = Scripted::new(true, [posts(1, End::Cut)]);
+    let mut simulated = Simulated::new(&wire, LIMITS);
+    assert!(simulated.run(800 * SECOND).await.is_none());
+    assert_eq!(missed(&simulated.feed), Some((800, true)));
+
+    let day = read_budget::Limits { day: Some(100), month: None };
+    let mut simulated = Simulated::new(&Scripted::new(false, [GOOD]), day);
+    assert!(simulated.run(3600 * SECOND).await.is_none());
+    let state = *simulated.feed.state().borrow();
+    assert!(matches!(state, State::Paused { until } if until > Instant::now()), "{state:?}");
+
+    let mut simulated = Simulated::new(&Scripted::new(false, [GOOD]), LIMITS);
+    assert!(simulated.run(60 * SECOND).await.is_none());
+    simulated.offer("2");
+    assert!(simulated.run(60 * SECOND).await.is_none());
+    let state = *simulated.feed.state().borrow();
+    let age = |since: Instant| since.elapsed().as_secs();
+    assert!(matches!(state, State::Delivering { since } if age(since) == 120), "{state:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_counted_by_class_and_a_stall_is_a_lost_stream() {
+    let script = [
+        refuse(Class::Network, false),
+        refuse(Class::Http, true),
+        refuse(Class::RateLimit, false),
+        posts(20, End::Silence),
+        posts(20, End::Cut),
+        GOOD,
+    ];
+    let mut simulated = Simulated::new(&Scripted::new(true, script), LIMITS);
+    assert!(simulated.run(1000 * SECOND).await.is_none());
+    let counts = simulated.feed.counts.summary();
+    let failed = [
+        counts.connects_failed_network,
+        counts.connects_failed_http,
+        counts.connects_failed_rate_limit,
+        counts.credential_refusals,
+    ];
+    assert_eq!(failed, [1, 1, 1, 1]);
+    assert_eq!((counts.connects, counts.streams_lost, counts.stalls), (3, 2, 1));
+
+    // A proof that fails opens no stream, and so fails to open none.
+    let wire = Scripted::new(true, [GOOD]);
+    *wire.proofs.lock().unwrap() = VecDeque::from([refuse(Class::Http, true)]);
+    let mut simulated = Simulated::new(&wire, LIMITS);
+    assert!(simulated.run(20 * SECOND).await.is_none());
+    simulated.offer("2");
+    assert!(simulated.run(SECOND / 2).await.is_none());
+    let counts = simulated.feed.counts.summary();
+    assert!(counts.credential_refusals > 0);
+    assert_eq!(counts.connects_failed_http, 0);
 }

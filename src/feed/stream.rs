@@ -12,6 +12,7 @@ use super::back_off::Class;
 use super::body::Body;
 use super::lines::{LONGEST_RECORD, Line, Lines};
 use crate::counts::Counts;
+use crate::telemetry::Seldom;
 
 const OVER: &str = "it had not ended long after another took over";
 
@@ -25,8 +26,11 @@ pub struct Stream {
     pub until: Option<Instant>,
     /// The server has said why it ends the stream.
     pub farewell: Option<Farewell>,
+    /// It has ended because nothing came any more.
+    pub stalled: bool,
     /// When it counts as stalled. It is waited for from the first time that more is wanted.
     stalls_at: Option<Instant>,
+    over_long_said: Seldom,
 }
 
 /// What the end of a stream will mean, because the server has said so before.
@@ -48,7 +52,9 @@ impl Stream {
             opened_at: Instant::now(),
             until: None,
             farewell: None,
+            stalled: false,
             stalls_at: None,
+            over_long_said: Seldom::default(),
         }
     }
 
@@ -60,10 +66,13 @@ impl Stream {
                 Line::KeepAlive => counts.keep_alives.increment(),
                 Line::OverLong => {
                     counts.over_long.increment();
-                    tracing::warn!(
-                        bound = LONGEST_RECORD,
-                        "a record is longer than any post and is skipped; do its records end in CRLF?",
-                    );
+                    if let Some(kept_back) = self.over_long_said.due() {
+                        tracing::warn!(
+                            bound = LONGEST_RECORD,
+                            kept_back,
+                            "a record is longer than any post and is skipped; do its records end in CRLF?",
+                        );
+                    }
                 }
             }
         }
@@ -93,7 +102,10 @@ impl Stream {
                     self.received(chunk);
                     Ok(())
                 }
-                _ if limit == stalled => Err(format!("the stream stalled: nothing for {stall:?}")),
+                _ if limit == stalled => {
+                    self.stalled = true;
+                    Err(format!("the stream stalled: nothing for {stall:?}"))
+                }
                 _ => Err(OVER.to_owned()),
             },
         }

@@ -1,25 +1,35 @@
 //! Starts a task from a task definition as ECS would: its container's process gets the environment
-//! of the definition, the endpoints of the task, and nothing of ours.
+//! of the definition, the values of its `secrets`, the endpoints of the task, and nothing of ours.
 //!
-//! The files are read as they are shipped; `$REGION` and `$AWSACCOUNT` are filled in as the scripts
-//! do. Three things are not as on Fargate: there is no container around the process; so there is no
+//! The files are read as they are shipped; `$REGION`, `$AWSACCOUNT` and the random ends of the
+//! secrets' ARNs are filled in as the scripts do. Three things are not as on Fargate: there is no container around the process; so there is no
 //! volume either, and a variable that names where one is mounted is left out; and the credentials
 //! endpoint is given as `AWS_CONTAINER_CREDENTIALS_FULL_URI`, because the address 169.254.170.2
 //! behind `..._RELATIVE_URI` cannot be had without a network namespace.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_secretsmanager::config::Credentials;
+use aws_sdk_secretsmanager::error::ProvideErrorMetadata;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::local_aws::{self, LocalAws, Task as TaskIdentity};
+use super::local_aws::{
+    self, LocalAws, SessionCredentials, TASK_CREDENTIALS_LIFE, Task as TaskIdentity,
+};
+use crate::aws::http_client;
+use crate::credentials::Reference;
+use crate::credentials::reference::AWSCURRENT;
 
 /// Why a task was not started.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +52,16 @@ pub enum Error {
     /// The local AWS knows no such role.
     #[error("the task gets no credentials")]
     Credentials(#[from] local_aws::Error),
+    /// ECS cannot have a secret that the definition injects, and starts no container.
+    #[error(
+        "ResourceInitializationError: the secret {secret_id} was not read with the task execution role: {code}"
+    )]
+    ResourceInitialization {
+        /// What `valueFrom` names.
+        secret_id: String,
+        /// AWS's error code, or what is wrong with the definition.
+        code: String,
+    },
     /// The container's program cannot be started.
     #[error("{program} cannot be started")]
     Start {
@@ -62,6 +82,7 @@ pub enum Error {
 pub struct TaskDefinition {
     family: String,
     task_role_arn: String,
+    execution_role_arn: String,
     container_definitions: Vec<ContainerDefinition>,
 }
 
@@ -71,6 +92,8 @@ struct ContainerDefinition {
     name: String,
     #[serde(default)]
     environment: Vec<KeyValuePair>,
+    #[serde(default)]
+    secrets: Vec<Secret>,
     #[serde(default)]
     mount_points: Vec<MountPoint>,
     /// Seconds; ECS's default is 30.
@@ -85,19 +108,34 @@ struct KeyValuePair {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct Secret {
+    name: String,
+    value_from: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct MountPoint {
     container_path: String,
 }
 
 impl TaskDefinition {
-    /// Reads a file with the placeholders of the scripts.
+    /// Reads a file with the placeholders of the scripts. `secrets` are the names and ARNs of the
+    /// secrets that there are.
     ///
     /// # Errors
     /// A file that cannot be read, or is not what ECS takes.
-    pub fn read(path: &Path, aws: &LocalAws) -> Result<Self, Error> {
+    pub fn read(path: &Path, aws: &LocalAws, secrets: &[(&str, String)]) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
-        Ok(serde_json::from_str(&filled_in(&text, aws))?)
+        let mut text = filled_in(&text, aws);
+        for (name, arn) in secrets {
+            let (region, account) = (aws.region(), aws.account_id());
+            let placeholder =
+                format!("arn:aws:secretsmanager:{region}:{account}:secret:{name}-XXXXXX");
+            text = text.replace(&placeholder, arn);
+        }
+        Ok(serde_json::from_str(&text)?)
     }
 
     fn container(&self) -> Result<&ContainerDefinition, Error> {
@@ -110,6 +148,12 @@ impl TaskDefinition {
         self.task_role_arn.rsplit('/').next().unwrap_or_default()
     }
 
+    /// The name of the task execution role.
+    #[must_use]
+    pub fn execution_role(&self) -> &str {
+        self.execution_role_arn.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The value of a variable of the container's `environment`.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
@@ -118,15 +162,73 @@ impl TaskDefinition {
     }
 }
 
+/// What ECS does with a definition's `secrets` before it starts the container: it asks Secrets Manager
+/// for each, as the task execution role, and makes a variable of it. Never again afterwards.
+///
+/// # Errors
+/// [`Error::ResourceInitialization`], and the task is not started.
+pub async fn injected(
+    definition: &TaskDefinition,
+    aws: &LocalAws,
+) -> Result<Vec<(String, String)>, Error> {
+    let secrets = &definition.container()?.secrets;
+    if secrets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let session = format!("{:032x}", fastrand::u128(..));
+    let role = definition.execution_role();
+    let SessionCredentials { access_key_id, secret_access_key, session_token, .. } =
+        aws.begin_session(role, &session, TASK_CREDENTIALS_LIFE)?;
+    let credentials =
+        Credentials::new(access_key_id, secret_access_key, Some(session_token), None, "ecs");
+    let config = aws_sdk_secretsmanager::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(aws.region().to_owned()))
+        .endpoint_url(aws.endpoint_url())
+        .credentials_provider(credentials)
+        .http_client(http_client(0))
+        .build();
+    let client = aws_sdk_secretsmanager::Client::from_conf(config);
+    let mut variables = Vec::new();
+    for Secret { name, value_from } in secrets {
+        let failed = |code: &str| Error::ResourceInitialization {
+            secret_id: value_from.clone(),
+            code: code.to_owned(),
+        };
+        let reference: Reference = value_from.parse().map_err(|_| failed("not a valueFrom"))?;
+        let version = reference.version();
+        // ECS sends a label only where one is named.
+        let stage = version.stage().filter(|stage| *stage != AWSCURRENT);
+        let answer = client
+            .get_secret_value()
+            .secret_id(reference.secret_id())
+            .set_version_stage(stage.map(ToOwned::to_owned))
+            .set_version_id(version.id().map(ToOwned::to_owned))
+            .send()
+            .await
+            .map_err(|error| failed(error.code().unwrap_or("no answer")))?;
+        let value = answer.secret_string().ok_or_else(|| failed("it has no SecretString"))?;
+        let value = match reference.json_key() {
+            None => Some(value.to_owned()),
+            Some(key) => serde_json::from_str::<Value>(value)
+                .ok()
+                .and_then(|secret| secret.get(key)?.as_str().map(ToOwned::to_owned)),
+        };
+        variables.push((name.clone(), value.ok_or_else(|| failed("it has no such JSON key"))?));
+    }
+    Ok(variables)
+}
+
 /// Fills in `$REGION` and `$AWSACCOUNT`.
 #[must_use]
 pub fn filled_in(text: &str, aws: &LocalAws) -> String {
     text.replace("$REGION", aws.region()).replace("$AWSACCOUNT", aws.account_id())
 }
 
-/// A running task.
+/// A running task. It knows its container's environment, and so has no `Debug`.
 pub struct Task {
     child: Child,
+    environment: Vec<(String, String)>,
     pid: Option<Pid>,
     stop_timeout: Duration,
 }
@@ -209,7 +311,18 @@ impl Task {
         forward(child.stderr.take(), log.clone());
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let stop_timeout = definition.container()?.stop_timeout.unwrap_or(30);
-        Ok(Self { child, pid, stop_timeout: Duration::from_secs(stop_timeout) })
+        let text = |text: &OsStr| text.to_str().map(ToOwned::to_owned);
+        let variables = command.as_std().get_envs();
+        let environment =
+            variables.filter_map(|(name, value)| Some((text(name)?, text(value?)?))).collect();
+        Ok(Self { child, environment, pid, stop_timeout: Duration::from_secs(stop_timeout) })
+    }
+
+    /// The container's environment: what ECS gives to whatever it starts in it, to a shell of ECS Exec
+    /// or a health check for instance.
+    #[must_use]
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     /// The process id; `None` once it has ended.
@@ -220,9 +333,18 @@ impl Task {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid.filter(|_| self.child.id().is_some()) {
-            // It may be gone already, which is what was wanted.
-            let _ = kill_process(pid, Signal::TERM);
+            // It may be gone already, and then it hears nothing.
+            let _ = kill_process(pid, signal);
         }
     }
 

@@ -36,10 +36,10 @@ impl FromStr for Order {
     }
 }
 
-/// The keys in force, and those before them.
+/// The keys in force, and those before them that the service still accepts.
 pub struct KeyRotation {
     account: Account,
-    before: Option<Account>,
+    before: Vec<Account>,
     rng: fastrand::Rng,
 }
 
@@ -55,7 +55,7 @@ impl KeyRotation {
     /// Begins with the keys in force.
     #[must_use]
     pub fn new(account: Account, rng: fastrand::Rng) -> Self {
-        Self { account, before: None, rng }
+        Self { account, before: Vec::new(), rng }
     }
 
     /// Makes new keys, changes the service, and moves the label of all four secrets.
@@ -83,7 +83,13 @@ impl KeyRotation {
     /// Makes new keys, which nobody knows yet.
     pub fn renew(&mut self) {
         let renewed = self.account.renewed(&mut self.rng);
-        self.before = Some(std::mem::replace(&mut self.account, renewed));
+        self.before.push(std::mem::replace(&mut self.account, renewed));
+    }
+
+    /// Whether there are keys before the newest that the service still accepts.
+    #[must_use]
+    pub const fn overlaps(&self) -> bool {
+        !self.before.is_empty()
     }
 
     /// The newest keys.
@@ -97,9 +103,9 @@ impl KeyRotation {
         world.feed.accept(self.account.clone());
     }
 
-    /// The service ends the keys before the newest, and the streams that were opened with them.
+    /// The service ends all keys before the newest, and the streams that were opened with them.
     pub fn end_overlap(&mut self, world: &World) {
-        if let Some(before) = self.before.take() {
+        for before in self.before.drain(..) {
             world.feed.revoke(&before.access_token, Revocation::Cut);
         }
     }

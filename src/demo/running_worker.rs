@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::process::Command;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::ecs_agent::{self, Task, Usage};
+use super::feed_server::FeedServer;
 use super::local_aws;
 use super::worker_log::WorkerLog;
 use super::world::{self, World};
@@ -43,7 +45,8 @@ pub enum Error {
 
 /// The worker, and what is known of it.
 pub struct RunningWorker {
-    task: Task,
+    /// Its task.
+    pub task: Task,
     lines: mpsc::UnboundedReceiver<String>,
     looks: Interval,
     /// What it has logged.
@@ -53,21 +56,44 @@ pub struct RunningWorker {
 }
 
 impl RunningWorker {
-    /// Starts it. `variables` replace or add to those of the task definition.
+    /// Starts it, with what its task definition injects. `variables` replace or add to those of the
+    /// task definition.
     ///
     /// # Errors
     /// A task that cannot be started.
-    pub fn start(
+    pub async fn start(
         world: &World,
         program: &Path,
         variables: &[(&str, &str)],
     ) -> Result<Self, ecs_agent::Error> {
-        let (sender, lines) = mpsc::unbounded_channel();
+        Self::spawn(world, Self::command(world, program, variables).await?)
+    }
+
+    /// The command that [`Self::start`] starts, to be changed.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn command(
+        world: &World,
+        program: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Command, ecs_agent::Error> {
+        let injected = ecs_agent::injected(&world.task_definition, &world.aws).await?;
         let feed = world.feed_variables(Dialect::TwitterV1_1);
         let mut overrides: Vec<_> =
             feed.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        overrides.extend(injected.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         overrides.extend_from_slice(variables);
-        let task = Task::start(&world.task_definition, program, &overrides, &world.aws, &sender)?;
+        Task::command(&world.task_definition, program, &overrides, &world.aws)
+    }
+
+    /// Starts what [`Self::command`] made, perhaps changed.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn spawn(world: &World, command: Command) -> Result<Self, ecs_agent::Error> {
+        let (sender, lines) = mpsc::unbounded_channel();
+        let task = Task::spawn(command, &world.task_definition, &sender)?;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { task, lines, looks, log: WorkerLog::default(), usage: Usage::default() })
@@ -109,6 +135,14 @@ impl RunningWorker {
             self.look().await?;
         }
         Ok(())
+    }
+
+    /// Ends the feed's posts, and waits until what was begun is sent.
+    ///
+    /// # Errors
+    /// It was not for [`STUCK`].
+    pub async fn feed_ends(&self, feed: &FeedServer) -> Result<(), Error> {
+        timeout(STUCK, feed.end_posts()).await.map_err(|_| self.stuck("the feed's end"))
     }
 
     /// What is waited for does not come.

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde_json::Value;
+
 use super::feed_server::ExpectedRow;
 use super::local_aws;
-use super::report::Row;
 use super::world::World;
+use crate::table::Row;
 
 /// The rows of a table.
 pub struct TableRows {
@@ -23,7 +25,16 @@ impl TableRows {
     pub fn read_back(world: &World) -> Result<Self, local_aws::Error> {
         let count = world.aws.table_item_count(world.table())?;
         let items = world.aws.scan_items(world.table(), usize::MAX)?;
-        Ok(Self { rows: items.iter().filter_map(Row::of_item).collect(), count })
+        Ok(Self { rows: items.iter().filter_map(row_of).collect(), count })
+    }
+
+    /// The rows with the highest ids, which are the newest: at most so many, the newest first.
+    #[must_use]
+    pub fn newest(mut self, most: usize) -> Vec<Row> {
+        // Of two numbers the longer one is the higher.
+        self.rows.sort_by(|a, b| (b.id.len(), &b.id).cmp(&(a.id.len(), &a.id)));
+        self.rows.truncate(most);
+        self.rows
     }
 
     /// How many rows have an id that another has, too.
@@ -62,6 +73,17 @@ impl TableRows {
         };
         (self.rows.len() - self.rows.iter().filter(same).count()) as u64
     }
+}
+
+/// The row of an item in DynamoDB's JSON; `None` where an attribute is missing or no string.
+fn row_of(item: &Value) -> Option<Row> {
+    let attribute = |name: &str| Some(item.get(name)?.get("S")?.as_str()?.to_owned());
+    Some(Row {
+        user: attribute("user")?,
+        date: attribute("date")?,
+        text: attribute("text")?,
+        id: attribute("id")?,
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,36 @@
 //! What a worker's log says of its run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+/// How many of the worker's words are kept until they are taken.
+const KEPT: usize = 1_000;
+
+/// A line of the worker's own that is neither a post nor a line with the counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// Its level, such as `WARN`.
+    pub level: String,
+    /// Its message.
+    pub message: String,
+    /// Its fields.
+    pub fields: Map<String, Value>,
+}
+
+impl Said {
+    /// A field that is a text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)?.as_str()
+    }
+
+    /// A field that is a number.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.fields.get(name)?.as_f64()
+    }
+}
 
 /// What was read of a log so far.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +43,8 @@ pub struct WorkerLog {
     pub adopted: u64,
     /// The most rows that any line says are in the spool.
     pub most_in_spool: u64,
+    /// What the worker has said, oldest first; the newest thousand lines are kept.
+    pub said: VecDeque<Said>,
     /// Lines of level ERROR.
     pub errors: Vec<String>,
     /// The last line that is no post.
@@ -43,10 +73,30 @@ impl WorkerLog {
                 self.counts = counts.collect();
                 line.clone_into(&mut self.last);
             }
-            Some("rotated: a new set of credentials is in use") => self.adopted += 1,
-            Some("the stream is open") => self.opened = true,
-            _ => line.clone_into(&mut self.last),
+            Some(message) => {
+                match message {
+                    "rotated: a new set of credentials is in use" => self.adopted += 1,
+                    "the stream is open" => self.opened = true,
+                    _ => line.clone_into(&mut self.last),
+                }
+                let message = message.to_owned();
+                self.hear(message, event);
+            }
+            None => line.clone_into(&mut self.last),
         }
+    }
+
+    fn hear(&mut self, message: String, fields: Map<String, Value>) {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+        let level = text("level").to_owned();
+        let is_own = text("target").starts_with("twitterstream");
+        if !is_own || !["INFO", "WARN", "ERROR"].contains(&&*level) {
+            return;
+        }
+        if self.said.len() == KEPT {
+            self.said.pop_front();
+        }
+        self.said.push_back(Said { level, message, fields });
     }
 
     /// A count of the latest line with the counts; 0 before there is one.

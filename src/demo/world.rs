@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Clock;
@@ -13,7 +14,7 @@ use super::feed_server::{self, Account, FeedServer};
 use super::local_aws::{self, LocalAws, Settings};
 use crate::feed::Dialect;
 
-/// The secrets' names, as the documents have them, in the order of an account's four keys.
+/// The secrets' names, as the worker in Python has them, in the order of an account's four keys.
 pub const SECRETS: [&str; 4] =
     ["CONSUMERKEY", "CONSUMERSECRETKEY", "ACCESSTOKEN", "ACCESSTOKENSECRET"];
 
@@ -52,27 +53,64 @@ pub enum Error {
     Task(#[from] super::ecs_agent::Error),
 }
 
+/// Who hands a task its credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Model {
+    /// Nobody: the worker asks Secrets Manager with its task role.
+    Embedded,
+    /// ECS, with the task execution role, in environment variables: the counter-example.
+    Injected,
+}
+
+impl Model {
+    /// Both, as they stand beside each other.
+    pub const BOTH: [Self; 2] = [Self::Embedded, Self::Injected];
+
+    /// As in the names of the shipped files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Injected => "injected",
+        }
+    }
+}
+
 /// A running world. Both servers stop when it is dropped.
 pub struct World {
     /// The AWS account.
     pub aws: LocalAws,
     /// The feed.
     pub feed: FeedServer,
-    /// The task definition of the embedded model.
+    /// The task definition of its model.
     pub task_definition: TaskDefinition,
     /// Where the shipped files are.
     root: PathBuf,
 }
 
 impl World {
-    /// Starts both servers, with the roles of `iam/`, the table and the four secrets in place. The
-    /// keys in the secrets are those of the feed's first account.
+    /// The world of the embedded model.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub async fn start(
+        root: &Path,
+        clock: Clock,
+        feed: feed_server::Options,
+    ) -> Result<Self, Error> {
+        Self::of(Model::Embedded, root, clock, feed).await
+    }
+
+    /// Starts both servers, with the model's roles of `iam/`, the table and the four secrets in place.
+    /// The keys in the secrets are those of the feed's first account.
     ///
     /// `root` is the folder that holds `iam/` and `task-definition/`.
     ///
     /// # Errors
     /// A shipped file that cannot be used, or a server that does not start.
-    pub async fn start(
+    pub async fn of(
+        model: Model,
         root: &Path,
         clock: Clock,
         feed: feed_server::Options,
@@ -80,17 +118,24 @@ impl World {
         let keys = feed.accounts.first().map(keys_of);
         let aws = LocalAws::start(Settings::new(clock)).await?;
         let feed = FeedServer::start(feed).await?;
-        let definition = root.join("task-definition/embedded.json");
-        let task_definition = TaskDefinition::read(&definition, &aws)?;
+        let mut secrets = Vec::new();
+        for (name, value) in SECRETS.into_iter().zip(keys.into_iter().flatten()) {
+            let (arn, _) = aws.seed_secret(name, &value)?;
+            secrets.push((name, arn));
+        }
+        let definition = root.join("task-definition").join(format!("{}.json", model.name()));
+        let task_definition = TaskDefinition::read(&definition, &aws, &secrets)?;
         let world = Self { aws, feed, task_definition, root: root.to_owned() };
         let trust = world.document("trust-policy.json")?;
-        let policy = world.document("task-role-embedded.json")?;
-        let role = world.task_definition.task_role();
-        world.aws.put_role(role, &trust, &[("task-role-embedded", policy)]).await?;
-        world.aws.create_table(world.table())?;
-        for (name, value) in SECRETS.iter().zip(keys.into_iter().flatten()) {
-            world.aws.seed_secret(name, &value)?;
+        for (role, kind) in [
+            (world.task_definition.task_role(), "task-role"),
+            (world.task_definition.execution_role(), "task-execution-role"),
+        ] {
+            let name = format!("{kind}-{}", model.name());
+            let policy = world.document(&format!("{name}.json"))?;
+            world.aws.put_role(role, &trust, &[(&name, policy)]).await?;
         }
+        world.aws.create_table(world.table())?;
         Ok(world)
     }
 

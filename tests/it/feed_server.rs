@@ -431,6 +431,71 @@ async fn the_rate_holds() {
 }
 
 #[tokio::test]
+async fn the_posts_of_a_live_feed_end_though_one_that_a_stream_was_cut_in_has_passed_by() {
+    let rate = NonZeroU32::new(1_000);
+    let server = FeedServer::start(Options { rate, live: true, ..options() }).await.unwrap();
+    let mut reader = connect(&server, &account(1)).await;
+    reader.ids(20).await;
+    server.inject(Fault::DropAfter { posts: 0, mid_record: true }, When::Open);
+    within(server.wait_until(|feed| feed.open == 0)).await;
+    within(async {
+        while server.statistics().posts_missed == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    within(server.end_posts()).await;
+}
+
+#[tokio::test]
+async fn what_falls_due_while_nobody_has_a_stream_of_a_live_feed_passes_by() {
+    let rate = NonZeroU32::new(1_000);
+    let text = |post: Value| post["text"].as_str().unwrap().to_owned();
+    for live in [true, false] {
+        let server = FeedServer::start(Options { rate, live, ..options() }).await.unwrap();
+        // Nobody has missed anything before the first stream.
+        let before_the_first = server.statistics().posts_missed;
+        let mut first = connect(&server, &account(1)).await;
+        first.ids(20).await;
+        drop(first);
+        within(server.wait_until(|feed| feed.open == 0)).await;
+        let missed = |server: &FeedServer| server.statistics().posts_missed;
+        if live {
+            within(async {
+                while missed(&server) < 100 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        let mut second = connect(&server, &account(1)).await;
+        let before = server.statistics();
+        let next = text(second.post().await.unwrap());
+        within(server.end_posts()).await;
+        let after = server.statistics();
+        assert_eq!(before_the_first, 0);
+        assert_eq!(after.posts_missed >= 100, live, "{after:?}");
+        if !live {
+            assert_eq!(after.posts_missed, 0);
+            continue;
+        }
+        // The same posts as of a feed that waits, a part of them missed.
+        let all = FeedServer::start(limited(after.posts_sent + after.posts_missed)).await.unwrap();
+        let mut reader = connect(&all, &account(1)).await;
+        let mut texts = Vec::new();
+        for _ in 0..after.posts_sent + after.posts_missed {
+            texts.push(text(reader.post().await.unwrap()));
+        }
+        let gap = usize::try_from(before.posts_missed).unwrap();
+        let at = texts.iter().skip(20 + gap).position(|text| *text == next);
+        assert!(at.is_some(), "what comes after the gap is not of the same sequence");
+        let matching = [after.posts_sent_matching, after.posts_missed_matching];
+        let matching: u64 = matching.into_iter().map(Option::unwrap).sum();
+        assert_eq!(Some(matching), all.statistics().posts_sent_matching);
+    }
+}
+
+#[tokio::test]
 async fn length_delimited_records_have_the_length_that_was_said() {
     let server = FeedServer::start(limited(300)).await.unwrap();
     let response =

@@ -44,7 +44,7 @@ impl World {
         Self { aws, offset_seconds }
     }
 
-    /// With the task role of the documents' model: these statements.
+    /// With a task role of these statements.
     async fn with_role(statements: Value) -> Self {
         let world = Self::start().await;
         world.put_role(statements).await;
@@ -643,6 +643,42 @@ async fn a_condition_on_version_stage_matches_only_a_call_that_sends_it() {
     assert_eq!(code(with("AWSPENDING").await), "AccessDeniedException");
     assert_eq!(code(fetch(&client, "S").await), "AccessDeniedException");
     assert_eq!(code(client.describe_secret().secret_id("S").send().await), "AccessDeniedException");
+}
+
+#[tokio::test]
+async fn a_resource_policy_denies_whom_it_names_outside_the_endpoint_and_nobody_else() {
+    let world = World::start().await;
+    let (arn, _) = world.aws.seed_secret("S", "VALUE").unwrap();
+    world.put_role(may_fetch(&arn)).await;
+    let policy = |keys: Value| {
+        let role = format!("arn:aws:iam::{}:role/{ROLE}", world.aws.account_id());
+        json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Deny", "Principal": "*", "Action": "secretsmanager:GetSecretValue", "Resource": "*",
+            "Condition": { "ArnEquals": { "aws:PrincipalArn": role }, "StringNotEquals": keys } }] })
+    };
+    let inside = world.aws.vpc_endpoint("vpce-1").await.unwrap();
+    let other = world.aws.vpc_endpoint("vpce-2").await.unwrap();
+    let through = |url: &str, credentials| {
+        let config = world.config(credentials).into_builder().endpoint_url(url).build();
+        aws_sdk_secretsmanager::Client::new(&config)
+    };
+    let session = || of_session(&world.session());
+    let outside = world.aws.endpoint_url();
+    for url in [&outside, &inside, &other] {
+        assert_eq!(fetch(&through(url, session()), "S").await.unwrap(), "VALUE");
+    }
+    world.aws.put_secret_policy("S", &policy(json!({ "aws:SourceVpce": "vpce-1" }))).unwrap();
+    assert_eq!(fetch(&through(&inside, session()), "S").await.unwrap(), "VALUE");
+    for url in [&outside, &other] {
+        let refused = fetch(&through(url, session()), "S").await;
+        let refused = message(refused);
+        assert!(refused.ends_with("an explicit deny in a resource-based policy"), "{refused}");
+        let administrator = through(url, world.administrator());
+        assert_eq!(fetch(&administrator, "S").await.unwrap(), "VALUE");
+    }
+    // A key that is not supplied here would be judged wrongly.
+    let refused = world.aws.put_secret_policy("S", &policy(json!({ "aws:SourceVpc": "vpc-1" })));
+    assert!(refused.is_err());
 }
 
 #[tokio::test]

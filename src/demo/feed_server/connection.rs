@@ -1,7 +1,6 @@
 //! One stream: when it sends what, how records are framed, and how it ends.
 
 use std::convert::Infallible;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +13,7 @@ use super::cursor::{Cursor, Kind, Message, Reader, Taken};
 use super::faults::{Fault, GARBAGE, StreamError};
 use super::gzip;
 use super::json::Json;
+use super::pacer::Pacer;
 use super::statistics::Tally;
 use super::v2::{self, Fields, RuleBook};
 use super::wire::Wire;
@@ -158,36 +158,6 @@ impl Stream {
     }
 }
 
-/// Says how many posts are due.
-struct Pacer {
-    rate: Option<NonZeroU32>,
-    started: Instant,
-    sent: u64,
-}
-
-impl Pacer {
-    /// Posts that should have been sent by now and were not. After a pause all of them are due at once, so that
-    /// the rate holds on average.
-    fn due(&self, now: Instant) -> u64 {
-        let Some(rate) = self.rate else {
-            return u64::MAX;
-        };
-        let nanoseconds = now.saturating_duration_since(self.started).as_nanos();
-        let due = nanoseconds * u128::from(rate.get()) / 1_000_000_000;
-        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.sent)
-    }
-
-    /// When the next post is due.
-    fn next(&self) -> Instant {
-        let Some(rate) = self.rate else {
-            return self.started;
-        };
-        let nanoseconds = (u128::from(self.sent) + 1) * 1_000_000_000;
-        let nanoseconds = nanoseconds.div_ceil(u128::from(rate.get()));
-        self.started + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
-    }
-}
-
 /// A record of which not all bytes were sent.
 struct Partial {
     message: Message,
@@ -223,7 +193,7 @@ impl Connection {
     pub(super) fn new(shared: Arc<Shared>, id: u64, stream: &Stream, wire: Wire) -> Self {
         let started = Instant::now();
         Self {
-            pacer: Pacer { rate: shared.rate, started, sent: 0 },
+            pacer: Pacer::new(shared.rate, started),
             shared,
             id,
             wire,
@@ -279,14 +249,14 @@ impl Connection {
         let now = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let State { streams, cursor, tally, rules, .. } = &mut *state;
+        let State { streams, cursor, tally, rules, live, .. } = &mut *state;
         let dialect = Arc::clone(&self.dialect);
         let reader = &dialect.reader(rules);
         let Some(stream) = streams.get_mut(&self.id) else {
             return Step::End;
         };
 
-        if let Some(step) = self.finish_record(stream, tally, now) {
+        if let Some(step) = self.finish_record(stream, tally, live, now) {
             return step;
         }
         if let Some(ending) = stream.ending.clone() {
@@ -299,7 +269,7 @@ impl Connection {
             return Step::Send(chunk);
         }
 
-        let mut due = self.pacer.due(now);
+        let mut due = live.as_ref().unwrap_or(&self.pacer).due(now);
         match &mut stream.condition {
             Condition::CountDown { posts: 0, ending } => {
                 let ending = ending.clone();
@@ -321,6 +291,7 @@ impl Connection {
             Condition::SlowBytes { .. } | Condition::Normal | Condition::Stall => {}
         }
         let batch = self.batch(cursor, tally, due, reader);
+        live.as_mut().unwrap_or(&mut self.pacer).sent += batch.posts;
         if !batch.chunk.is_empty() {
             if let Condition::CountDown { posts, .. } = &mut stream.condition {
                 *posts = posts.saturating_sub(batch.posts);
@@ -335,7 +306,7 @@ impl Connection {
         let next = match batch.lack {
             Some(Lack::Posts) => keep_alive_at,
             Some(Lack::Matches) => keep_alive_at.min(now + PASSED_OVER),
-            None => keep_alive_at.min(self.pacer.next()),
+            None => keep_alive_at.min(live.as_ref().unwrap_or(&self.pacer).next()),
         };
         Step::Wait(Some(next))
     }
@@ -345,6 +316,7 @@ impl Connection {
         &mut self,
         stream: &mut Stream,
         tally: &mut Tally,
+        live: &mut Option<Pacer>,
         now: Instant,
     ) -> Option<Step> {
         if let Some(Interlude::OverLong { left, begun: true }) = &mut stream.interlude {
@@ -368,7 +340,7 @@ impl Connection {
             _ => std::mem::take(&mut partial.framed),
         };
         if partial.framed.is_empty() {
-            self.pacer.sent += tally.delivered(partial.message.kind);
+            live.as_mut().unwrap_or(&mut self.pacer).sent += tally.delivered(partial.message.kind);
         } else {
             self.partial = Some(partial);
         }
@@ -420,7 +392,7 @@ impl Connection {
 
     /// As many posts as are due and fit in a chunk, with what stands between them.
     fn batch(
-        &mut self,
+        &self,
         cursor: &mut Cursor,
         tally: &mut Tally,
         due: u64,
@@ -448,7 +420,6 @@ impl Connection {
             cursor.recycle(message.json);
             batch.posts += tally.delivered(message.kind);
         }
-        self.pacer.sent += batch.posts;
         batch
     }
 }
@@ -569,37 +540,6 @@ fn over_long_part(left: &mut u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pacer(rate: u32) -> Pacer {
-        Pacer { rate: NonZeroU32::new(rate), started: Instant::now(), sent: 0 }
-    }
-
-    #[test]
-    fn the_pace_is_exact_from_one_to_fifty_thousand_a_second() {
-        for rate in [1, 3, 7, 1_000, 33_333, 50_000] {
-            let mut pacer = pacer(rate);
-            let started = pacer.started;
-            assert_eq!(pacer.due(started), 0);
-            for second in 1..=3_u32 {
-                let end = started + Duration::from_secs(u64::from(second));
-                // Each post falls due exactly when `next` says, and not a nanosecond before.
-                while pacer.next() <= end {
-                    let instant = pacer.next();
-                    assert_eq!(pacer.due(instant - Duration::from_nanos(1)), 0, "{rate}");
-                    assert_eq!(pacer.due(instant), 1, "{rate}");
-                    pacer.sent += 1;
-                }
-                assert_eq!(pacer.sent, u64::from(rate) * u64::from(second));
-            }
-        }
-    }
-
-    #[test]
-    fn what_fell_due_in_a_pause_is_due_after_it() {
-        let pacer = pacer(50_000);
-        assert_eq!(pacer.due(pacer.started + Duration::from_millis(1)), 50);
-        assert_eq!(pacer.due(pacer.started + Duration::from_secs(10)), 500_000);
-    }
 
     #[test]
     fn a_length_line_counts_the_record_and_its_line_end_but_no_keep_alive() {

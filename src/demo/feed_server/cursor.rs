@@ -150,6 +150,41 @@ impl Cursor {
         Taken::PassedOver
     }
 
+    /// Lets the next post go by that nobody is there to be sent. Whether it contains the track, as far
+    /// as is known; none if there is no more.
+    pub(super) fn let_pass(&mut self, now: SystemTime) -> Option<bool> {
+        while let Some(Message { kind, .. }) = self.handed_back.pop_front() {
+            if let Kind::Post(row) = kind {
+                // It is taken no more, and will not be sent.
+                self.taken = self.taken.saturating_sub(1);
+                return Some(row.is_some());
+            }
+        }
+        if self.left == Some(0) {
+            return None;
+        }
+        let mut unread = Vec::new();
+        let matching = match &mut self.supply {
+            // Written all the same, as v1.1 would: what is drawn for it is drawn, and so those who missed other posts
+            // are sent the same ones afterwards.
+            Supply::Generated(generator) => loop {
+                match generator.next(now) {
+                    Item::Notice => generator.write_notice(now, &mut unread),
+                    Item::Post(post) => {
+                        generator.write_v1_1(&post, &mut unread);
+                        break post.matches;
+                    }
+                }
+            },
+            Supply::Replay(records) => {
+                records.find(|record| record.post)?;
+                false
+            }
+        };
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        Some(matching)
+    }
+
     /// The first that was handed back and is for this reader, written for it.
     fn take_back(&mut self, reader: &Reader<'_>) -> Option<Message> {
         for at in 0..self.handed_back.len() {

@@ -2,7 +2,8 @@
 //!
 //! A request is answered in the order of these modules: `v1_1` or `v2` reads what it claims, `accounts` knows
 //! whether that is so, `refusal` says what is wrong; else a `connection` sends messages off the `cursor`, which
-//! takes them from `posts` or a `replay`, and has the dialect write them. `gzip` compresses them for who asks.
+//! takes them from `posts` or a `replay` when the `pacer` says so, and has the dialect write them. `gzip` compresses
+//! them for who asks.
 //! `faults` are what it does wrong when asked to; `wire` can cut a socket.
 
 mod accounts;
@@ -11,6 +12,7 @@ mod cursor;
 mod faults;
 mod gzip;
 mod json;
+mod pacer;
 mod posts;
 mod refusal;
 pub mod replay;
@@ -24,12 +26,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header, request};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use accounts::Account;
 pub use faults::{Endpoint, Fault, StreamError, When};
@@ -43,6 +46,7 @@ use accounts::{Register, user_id};
 use connection::{Connection, Dialect, Ending, Stream};
 use cursor::{Cursor, Supply};
 use faults::Faults;
+use pacer::Pacer;
 use posts::Generator;
 use refusal::answer;
 use statistics::Tally;
@@ -73,6 +77,9 @@ pub struct Options {
     pub source: Source,
     /// Posts a second on each stream; none: as fast as the reader reads.
     pub rate: Option<NonZeroU32>,
+    /// Whether it goes on as a real feed does: from the first stream on, posts fall due at `rate`, of all streams
+    /// together, and those that fall due while nobody has a stream pass by. Without a rate it changes nothing.
+    pub live: bool,
     /// After so many posts on all streams together, only keep-alives are sent.
     pub limit: Option<u64>,
     /// A blank line is sent after this much silence; on a stream of v2 after 20 seconds at the latest.
@@ -95,7 +102,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// No pace, no limit, v1.1's keep-alive of 30 seconds, rows kept, 401 for a revoked token, http, no connect budget,
+    /// No pace, waiting for a reader, no limit, v1.1's keep-alive of 30 seconds, rows kept, 401 for a revoked token, http, no connect budget,
     /// places free at once, nothing compressed.
     #[must_use]
     pub fn new(accounts: Vec<Account>, source: Source, clock: Clock) -> Self {
@@ -103,6 +110,7 @@ impl Options {
             accounts,
             source,
             rate: None,
+            live: false,
             limit: None,
             keep_alive: Duration::from_secs(30),
             keep_rows: true,
@@ -175,6 +183,7 @@ pub struct FeedServer {
 struct Shared {
     state: Mutex<State>,
     rate: Option<NonZeroU32>,
+    is_live: bool,
     keep_alive: Duration,
     revoked: RevokedAnswer,
     scheme: Scheme,
@@ -194,6 +203,8 @@ struct State {
     rules_faults: Faults,
     cursor: Cursor,
     tally: Tally,
+    /// The pace of a live feed, once there was a stream.
+    live: Option<Pacer>,
     /// By the order in which they were opened.
     streams: BTreeMap<u64, Stream>,
     next_stream: u64,
@@ -241,11 +252,13 @@ impl FeedServer {
                 rules_faults: Faults::default(),
                 tally: Tally::new(cursor.has_oracle(), options.keep_rows),
                 cursor,
+                live: None,
                 streams: BTreeMap::new(),
                 next_stream: 1,
                 opened: BTreeMap::new(),
             }),
             rate: options.rate,
+            is_live: options.live && options.rate.is_some(),
             keep_alive: options.keep_alive,
             revoked: options.revoked,
             scheme: options.scheme,
@@ -292,7 +305,8 @@ impl FeedServer {
     /// What was counted so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        state.let_pass((self.shared.clock)());
         let open = state.streams.values().filter(|stream| !stream.is_ending()).count();
         let posts_passed_over = state.cursor.passed_over();
         Statistics { open, posts_passed_over, ..state.tally.statistics.clone() }
@@ -415,7 +429,11 @@ impl FeedServer {
 
     /// Ends the posts: what was begun is sent, and then only keep-alives. Returns when it is so.
     pub async fn end_posts(&self) {
-        let taken = self.shared.lock().cursor.end();
+        let taken = {
+            let mut state = self.shared.lock();
+            state.let_pass((self.shared.clock)());
+            state.cursor.end()
+        };
         self.wait_until(|statistics| statistics.posts_sent >= taken).await;
     }
 
@@ -453,6 +471,10 @@ impl State {
         dialect: Dialect,
         peer: &Peer,
     ) -> Connection {
+        self.let_pass((shared.clock)());
+        if shared.is_live {
+            self.live.get_or_insert_with(|| Pacer::new(shared.rate, Instant::now()));
+        }
         self.tally.statistics.connects += 1;
         for key in [&account.consumer_key, &account.access_token] {
             *self.opened.entry(key.clone()).or_default() += 1;
@@ -466,6 +488,20 @@ impl State {
         let connection = Connection::new(Arc::clone(shared), id, &stream, peer.wire.clone());
         self.streams.insert(id, stream);
         connection
+    }
+
+    /// The posts of a live feed that are due and that nobody is there to be sent are gone.
+    fn let_pass(&mut self, now: SystemTime) {
+        let Some(live) = &mut self.live else { return };
+        if self.streams.values().any(|stream| !stream.is_ending()) {
+            return;
+        }
+        let due = live.due(Instant::now());
+        for _ in 0..due {
+            let Some(matching) = self.cursor.let_pass(now) else { break };
+            self.tally.missed(matching);
+        }
+        live.sent += due;
     }
 
     /// Ends the streams that a condition is true of, as a revocation does.

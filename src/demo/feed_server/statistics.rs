@@ -20,6 +20,10 @@ pub struct Statistics {
     pub posts_passed_over: u64,
     /// Those sent that contain the track. None for a replay, of which nobody knows.
     pub posts_sent_matching: Option<u64>,
+    /// Posts of a live feed that fell due while nobody had a stream.
+    pub posts_missed: u64,
+    /// Those of them that contain the track. None for a replay, of which nobody knows.
+    pub posts_missed_matching: Option<u64>,
     /// Messages that are no posts; disconnect messages among them.
     pub notices_sent: u64,
     /// Blank lines.
@@ -46,8 +50,12 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(oracle: bool, keep_rows: bool) -> Self {
-        let statistics =
-            Statistics { posts_sent_matching: oracle.then_some(0), ..Statistics::default() };
+        let none = oracle.then_some(0);
+        let statistics = Statistics {
+            posts_sent_matching: none,
+            posts_missed_matching: none,
+            ..Statistics::default()
+        };
         Self { statistics, rows: keep_rows.then(Vec::new) }
     }
 
@@ -69,6 +77,14 @@ impl Tally {
             }
         }
         0
+    }
+
+    /// Counts a post that nobody was there to be sent, and whether it contains the track.
+    pub(super) fn missed(&mut self, matching: bool) {
+        self.statistics.posts_missed += 1;
+        if let Some(missed) = &mut self.statistics.posts_missed_matching {
+            *missed += u64::from(matching);
+        }
     }
 
     pub(super) fn refused(&mut self, refusal: Refusal) {

@@ -198,6 +198,7 @@ impl Call<'_> {
             action: &format!("dynamodb:{}", self.operation),
             resource: &resource,
             context: HashMap::new(),
+            resource_policy: None,
         })
     }
 }

@@ -69,6 +69,14 @@ pub enum Effect {
     LoseAnswer,
 }
 
+impl Effect {
+    /// An error of which only status and code matter.
+    #[must_use]
+    pub fn error(status: u16, code: &str) -> Self {
+        Self::Error { status, code: code.to_owned(), message: "An injected fault.".to_owned() }
+    }
+}
+
 struct Armed {
     fault: Fault,
     matched: u64,

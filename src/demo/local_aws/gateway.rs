@@ -51,11 +51,13 @@ pub(super) struct Caller<'a> {
     pub(super) principal: &'a Principal,
     pub(super) iam: &'a Iam,
     pub(super) now: SystemTime,
+    /// The VPC endpoint that the call came through.
+    pub(super) source_vpce: Option<&'a str>,
 }
 
 impl Caller<'_> {
     pub(super) fn authorize(&self, question: Question<'_>) -> Result<(), ApiError> {
-        self.iam.authorize(self.principal, question, self.now)
+        self.iam.authorize(self.principal, question, self.source_vpce, self.now)
     }
 }
 
@@ -77,13 +79,21 @@ pub(super) struct Access {
     pub(super) error_code: Option<String>,
 }
 
-/// The whole local AWS as a web application.
-pub(super) fn application(gateway: Arc<Gateway>) -> Router {
-    Router::new().fallback(answer).with_state(gateway)
+/// The whole local AWS as a web application, behind a VPC endpoint or not.
+pub(super) fn application(gateway: Arc<Gateway>, source_vpce: Option<&str>) -> Router {
+    let source_vpce = source_vpce.map(Arc::from);
+    Router::new().fallback(answer).with_state(Front { gateway, source_vpce })
+}
+
+/// A way in.
+#[derive(Clone)]
+struct Front {
+    gateway: Arc<Gateway>,
+    source_vpce: Option<Arc<str>>,
 }
 
 async fn answer(
-    State(gateway): State<Arc<Gateway>>,
+    State(Front { gateway, source_vpce }): State<Front>,
     ConnectInfo(connection): ConnectInfo<ResetHandle>,
     request: Request,
 ) -> Response<Body> {
@@ -92,7 +102,10 @@ async fn answer(
     let mut response = match parts.method {
         Method::GET => gateway.answer_get(&parts, &connection, &request_id).await,
         Method::POST if parts.uri.path() == "/" => match to_bytes(body, BODY_LIMIT_BYTES).await {
-            Ok(body) => gateway.answer_call(&parts.headers, &body, &connection, &request_id).await,
+            Ok(body) => {
+                let call = Call { headers: &parts.headers, source_vpce: source_vpce.as_deref() };
+                gateway.answer_call(&call, &body, &connection, &request_id).await
+            }
             Err(_) => {
                 ApiError::new(413, "RequestEntityTooLargeException", "The request is too long.")
                     .response(Target::of(&parts.headers, b"").service(), &request_id)
@@ -157,14 +170,21 @@ impl Target {
     }
 }
 
+/// A POST, but for its body.
+struct Call<'a> {
+    headers: &'a HeaderMap,
+    source_vpce: Option<&'a str>,
+}
+
 impl Gateway {
     async fn answer_call(
         &self,
-        headers: &HeaderMap,
+        call: &Call<'_>,
         body: &Bytes,
         connection: &ResetHandle,
         request_id: &str,
     ) -> Response<Body> {
+        let Call { headers, source_vpce } = *call;
         let Target::Call { service, operation } = Target::of(headers, body) else {
             return ApiError::unknown_operation().response(None, request_id);
         };
@@ -174,9 +194,11 @@ impl Gateway {
             Err(error) => (None, Answer::refused(error)),
             Ok(principal) => {
                 let struck = self.struck(service, &operation, connection).await;
+                let now = (self.clock)();
+                let caller = Caller { principal: &principal, iam: &self.iam, now, source_vpce };
                 let answer = match struck {
                     Some(error) => Answer::refused(error),
-                    None => self.dispatch(service, &operation, body, &principal, request_id).await,
+                    None => self.dispatch(service, &operation, body, &caller, request_id).await,
                 };
                 (Some(principal), answer)
             }
@@ -222,23 +244,22 @@ impl Gateway {
         service: Service,
         operation: &str,
         body: &[u8],
-        principal: &Principal,
+        caller: &Caller<'_>,
         request_id: &str,
     ) -> Answer {
-        let caller = Caller { principal, iam: &self.iam, now: (self.clock)() };
         match service {
-            Service::SecretsManager => self.secrets.call(operation, body, &caller),
-            Service::DynamoDb => self.dynamodb.call(operation, body, &caller),
+            Service::SecretsManager => self.secrets.call(operation, body, caller),
+            Service::DynamoDb => self.dynamodb.call(operation, body, caller),
             Service::Sqs => {
                 let mut closing = self.closing.clone();
                 tokio::select! {
-                    answer = self.sqs.call(operation, body, &caller) => answer,
+                    answer = self.sqs.call(operation, body, caller) => answer,
                     // No poll outlives the local AWS.
                     _ = closing.changed() => Answer::refused(ApiError::new(503, "ServiceUnavailable", "")),
                 }
             }
             Service::Sts => Answer {
-                result: sts::call(operation, body, principal, &self.account_id, request_id),
+                result: sts::call(operation, body, caller.principal, &self.account_id, request_id),
                 access: Access::default(),
                 of_batch: Vec::new(),
             },

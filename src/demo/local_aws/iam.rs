@@ -22,7 +22,7 @@ use super::api_error::ApiError;
 
 /// The condition keys that a request carries here. AWS gives a request more; a policy that asks for one of those would
 /// be judged wrongly, so it is refused when it is put. Keys of other services (`kms:ViaService`) are absent on AWS too.
-const GLOBAL_KEYS: [&str; 8] = [
+const GLOBAL_KEYS: [&str; 9] = [
     "aws:CurrentTime",
     "aws:EpochTime",
     "aws:PrincipalAccount",
@@ -31,6 +31,8 @@ const GLOBAL_KEYS: [&str; 8] = [
     "aws:RequestedRegion",
     "aws:SecureTransport",
     "aws:SourceIp",
+    // Of a call that comes through a VPC endpoint; absent otherwise, as on AWS.
+    "aws:SourceVpce",
 ];
 const SERVICE_KEYS: [&str; 4] = [
     "secretsmanager:Name",
@@ -68,6 +70,8 @@ pub(super) struct Question<'a> {
     /// An ARN; `*` for an action that knows no resources.
     pub(super) resource: &'a str,
     pub(super) context: HashMap<String, ContextValue>,
+    /// The policy of the resource itself.
+    pub(super) resource_policy: Option<&'a PolicyDocument>,
 }
 
 pub(super) struct Iam {
@@ -199,15 +203,16 @@ impl Iam {
         evaluate(&request, &policies) == Decision::Allow
     }
 
-    /// Whether the caller's identity policies allow this. Nothing allows what they do not: there are no resource
-    /// policies, permission boundaries and service control policies here.
+    /// Whether the caller's identity policies and the resource's own allow this. There are no permission boundaries and
+    /// service control policies here. `source_vpce` is the VPC endpoint that the call came through.
     pub(super) fn authorize(
         &self,
         principal: &Principal,
         question: Question<'_>,
+        source_vpce: Option<&str>,
         now: SystemTime,
     ) -> Result<(), ApiError> {
-        let Question { action, resource, mut context } = question;
+        let Question { action, resource, mut context, resource_policy } = question;
         let now = chrono::DateTime::<chrono::Utc>::from(now);
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
         let epoch = now.timestamp() as f64;
@@ -227,30 +232,34 @@ impl Iam {
             ("aws:SecureTransport".to_owned(), ContextValue::Bool(false)),
             ("aws:SourceIp".to_owned(), ContextValue::Ip("127.0.0.1".to_owned())),
         ]);
-        let decision = evaluate(
-            &AuthzRequest {
-                principal_arn: &principal.identity.policies.arn,
-                principal_account: &self.account_id,
-                action,
-                resource_arn: resource,
-                context: &context,
-            },
-            &EvalContext {
+        let endpoint = source_vpce.map(|id| ContextValue::String(id.to_owned()));
+        context.extend(endpoint.map(|id| ("aws:SourceVpce".to_owned(), id)));
+        let request = AuthzRequest {
+            principal_arn: &principal.identity.policies.arn,
+            principal_account: &self.account_id,
+            action,
+            resource_arn: resource,
+            context: &context,
+        };
+        let decided = |resource_policy| {
+            let policies = EvalContext {
                 identity_policies: &principal.identity.policies.identity_policies,
                 permissions_boundary: None,
-                resource_policy: None,
+                resource_policy,
                 scps: &[],
                 session_policy: None,
-            },
-        );
-        let because = match decision {
+            };
+            evaluate(&request, &policies)
+        };
+        let because = match decided(resource_policy) {
             Decision::Allow => return Ok(()),
             Decision::ImplicitDeny => {
                 format!("because no identity-based policy allows the {action} action")
             }
-            Decision::ExplicitDeny => {
+            Decision::ExplicitDeny if decided(None) == Decision::ExplicitDeny => {
                 "with an explicit deny in an identity-based policy".to_owned()
             }
+            Decision::ExplicitDeny => "with an explicit deny in a resource-based policy".to_owned(),
         };
         let on = if resource == "*" { String::new() } else { format!("on resource: {resource} ") };
         Err(ApiError::caller(
@@ -344,7 +353,12 @@ fn statements_for_ecs(trust: &str) -> Result<PolicyDocument, Error> {
     Ok(document)
 }
 
-fn refuse_what_is_judged_wrongly(policy: &Value) -> Result<(), Error> {
+/// A resource's policy.
+pub(super) fn resource_policy(policy: &Value) -> Result<PolicyDocument, Error> {
+    refuse_what_is_judged_wrongly(policy)
+}
+
+fn refuse_what_is_judged_wrongly(policy: &Value) -> Result<PolicyDocument, Error> {
     let document: PolicyDocument = awsim_iam_policy::parse(&policy.to_string())
         .map_err(|error| Error::Policy(error.to_string()))?;
     for variable in ["${aws:userid}", "${aws:username}"] {
@@ -373,7 +387,7 @@ fn refuse_what_is_judged_wrongly(policy: &Value) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    Ok(document)
 }
 
 #[cfg(test)]
@@ -395,8 +409,9 @@ mod tests {
     }
 
     fn ask(iam: &Iam, arn: &str, action: &str, resource: &str) -> Result<(), String> {
-        let question = Question { action, resource, context: HashMap::new() };
-        iam.authorize(&principal(iam, arn), question, SystemTime::UNIX_EPOCH)
+        let context = HashMap::new();
+        let question = Question { action, resource, context, resource_policy: None };
+        iam.authorize(&principal(iam, arn), question, None, SystemTime::UNIX_EPOCH)
             .map_err(|error| error.message)
     }
 
@@ -462,7 +477,7 @@ mod tests {
         };
         for refused in [
             json!({ "ForAllValues:StringEquals": { "dynamodb:LeadingKeys": ["a"] } }),
-            json!({ "StringEquals": { "aws:SourceVpce": "vpce-1" } }),
+            json!({ "StringEquals": { "aws:SourceVpc": "vpc-1" } }),
             json!({ "StringNotEquals": { "secretsmanager:versionstage": "AWSPREVIOUS" } }),
         ] {
             let put = iam.put_role("r", &trust(), &[("p", with(refused.clone()))]).await;

@@ -195,18 +195,12 @@ impl LocalAws {
             task_endpoints: TaskEndpoints::new(&account_id, &region),
             faults: Faults::new(),
             audit: Audit::new(),
-            closing: closed.clone(),
+            closing: closed,
             account_id,
             region,
             clock,
         });
-        let service =
-            application(Arc::clone(&gateway)).into_make_service_with_connect_info::<ResetHandle>();
-        let mut closed = closed;
-        let server = axum::serve(ResettableListener(listener), service)
-            // Idle connections are closed, too, which ending the accepting task alone would not do.
-            .with_graceful_shutdown(async move { while closed.changed().await.is_ok() {} });
-        tokio::spawn(server.into_future());
+        serve(listener, &gateway, None);
         Ok(Self { gateway, address, administrator, _closing: closing })
     }
 
@@ -220,6 +214,19 @@ impl LocalAws {
     #[must_use]
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Makes a VPC endpoint of this id. What comes in at the URL that is returned has come through it, and nothing else
+    /// has.
+    ///
+    /// # Errors
+    ///
+    /// When there is no port.
+    pub async fn vpc_endpoint(&self, id: &str) -> Result<String, Error> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::Listen)?;
+        let address = listener.local_addr().map_err(Error::Listen)?;
+        serve(listener, &self.gateway, Some(id));
+        Ok(format!("http://{address}"))
     }
 
     /// The region it is.
@@ -337,6 +344,16 @@ impl LocalAws {
         Ok(self.gateway.secrets.seed_version(secret_id, value, labels, now)?)
     }
 
+    /// Puts a secret's resource policy, outside IAM and the audit.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such secret, or the policy has a condition key that could not be judged here.
+    pub fn put_secret_policy(&self, secret_id: &str, policy: &Value) -> Result<(), Error> {
+        let now = (self.gateway.clock)();
+        Ok(self.gateway.secrets.put_policy(secret_id, iam::resource_policy(policy)?, now)?)
+    }
+
     /// Every staging label that comes to another version from now on, but for AWSPENDING and AWSPREVIOUS.
     #[must_use]
     pub fn on_label_update(&self) -> broadcast::Receiver<LabelUpdate> {
@@ -448,6 +465,17 @@ impl LocalAws {
     pub fn clear_faults(&self) {
         self.gateway.faults.clear();
     }
+}
+
+/// Answers what comes in here until the gateway closes.
+fn serve(listener: TcpListener, gateway: &Arc<Gateway>, source_vpce: Option<&str>) {
+    let mut closed = gateway.closing.clone();
+    let service = application(Arc::clone(gateway), source_vpce)
+        .into_make_service_with_connect_info::<ResetHandle>();
+    let server = axum::serve(ResettableListener(listener), service)
+        // Idle connections are closed, too, which ending the accepting task alone would not do.
+        .with_graceful_shutdown(async move { while closed.changed().await.is_ok() {} });
+    tokio::spawn(server.into_future());
 }
 
 impl From<api_error::ApiError> for Error {

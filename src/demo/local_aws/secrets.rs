@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use awsim_core::ContextValue;
+use awsim_iam_policy::PolicyDocument;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -76,6 +77,8 @@ struct Secret {
     description: Option<String>,
     kms_key_id: Option<String>,
     tags: BTreeMap<String, String>,
+    /// Who may do what with it, besides what their own policies say.
+    policy: Option<PolicyDocument>,
     versions: BTreeMap<String, Version>,
     /// Staging label to version id.
     labels: BTreeMap<String, String>,
@@ -230,6 +233,22 @@ impl SecretsManager {
         Ok(version_id)
     }
 
+    /// Puts the resource policy of a secret in process.
+    pub(super) fn put_policy(
+        &self,
+        secret_id: &str,
+        policy: PolicyDocument,
+        now: SystemTime,
+    ) -> Result<(), ApiError> {
+        let mut secrets = self.lock(now);
+        let secret = self
+            .find(&secrets, secret_id)
+            .and_then(|name| secrets.get_mut(&name))
+            .ok_or_else(no_such_secret)?;
+        secret.policy = Some(policy);
+        Ok(())
+    }
+
     fn answer(
         &self,
         operation: &str,
@@ -245,15 +264,15 @@ impl SecretsManager {
                 let name = required(input.name.as_ref(), "Name")?;
                 access.resource = Some(name.clone());
                 let resource = self.new_arn(name);
-                authorize(caller, operation, &resource, input, [])?;
+                authorize(caller, operation, &resource, input, None, [])?;
                 self.create(&mut secrets, input, access, now)
             }
             "ListSecrets" => {
-                authorize(caller, operation, "*", input, [])?;
+                authorize(caller, operation, "*", input, None, [])?;
                 list(&secrets, input)
             }
             "BatchGetSecretValue" => {
-                authorize(caller, operation, "*", input, [])?;
+                authorize(caller, operation, "*", input, None, [])?;
                 self.batch(&mut secrets, input, caller, of_batch)
             }
             "DeleteSecret"
@@ -289,7 +308,7 @@ impl SecretsManager {
             }
             _ => {
                 // What is not here is refused to whom IAM would refuse it, and unknown to the rest.
-                authorize(caller, operation, "*", input, [])?;
+                authorize(caller, operation, "*", input, None, [])?;
                 Err(ApiError::unknown_operation())
             }
         }
@@ -312,7 +331,8 @@ impl SecretsManager {
         access.resource = Some(resource.to_owned());
         let tags = secret.iter().flat_map(|secret| &secret.tags);
         let tags = tags.map(|(key, value)| (key.as_str(), value.as_str()));
-        authorize(caller, operation, resource, input, tags)?;
+        let policy = secret.and_then(|secret| secret.policy.as_ref());
+        authorize(caller, operation, resource, input, policy, tags)?;
         found.ok_or_else(no_such_secret)
     }
 
@@ -443,6 +463,7 @@ impl SecretsManager {
             tags: tags.map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
             versions: BTreeMap::new(),
             labels: BTreeMap::new(),
+            policy: None,
             created: now,
             last_changed: now,
             last_accessed: None,
@@ -639,6 +660,7 @@ fn authorize<'a>(
     operation: &str,
     resource: &str,
     input: &Input,
+    resource_policy: Option<&PolicyDocument>,
     tags: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), ApiError> {
     let mut context = HashMap::new();
@@ -660,7 +682,12 @@ fn authorize<'a>(
             context.insert(format!("{prefix}{key}"), ContextValue::String(value.to_owned()));
         }
     }
-    caller.authorize(Question { action: &format!("secretsmanager:{operation}"), resource, context })
+    caller.authorize(Question {
+        action: &format!("secretsmanager:{operation}"),
+        resource,
+        context,
+        resource_policy,
+    })
 }
 
 fn chosen(

@@ -328,7 +328,8 @@ impl Sqs {
 
 fn authorize(caller: &Caller<'_>, operation: &str, resource: &str) -> Result<(), ApiError> {
     let action = format!("sqs:{operation}");
-    let question = Question { action: &action, resource, context: HashMap::new() };
+    let question =
+        Question { action: &action, resource, context: HashMap::new(), resource_policy: None };
     caller.authorize(question).map_err(|denied| {
         // SQS has a code and a status of its own, and writes the action in lower case.
         let message = denied.message.replace(&action, &action.to_ascii_lowercase());

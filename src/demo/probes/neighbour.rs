@@ -1,0 +1,172 @@
+//! What can be had of a worker from beside it: by a process of its user, of another user, and of root
+//! with all, some and none of its capabilities.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::timeout;
+
+use super::evidence::{Measure, Observed};
+use super::place::{Place, attack, said};
+use super::subject::{Subject, Trio};
+use super::{Attacked, Error, Found, Obstacle};
+use crate::demo::memory_scan::{self, Scan};
+
+/// What the kernel says, in short.
+const REFUSED: &str = "the kernel refuses";
+
+/// The capabilities that Docker gives a container's root
+/// (docs.docker.com, "Runtime privilege and Linux capabilities").
+const DOCKER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
+                      +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+
+/// Reads the writable memory of the process `$0`, as far as it may.
+const READ_MEMORY: &str = r#"
+while read -r range access rest; do
+    case $access in rw*) ;; *) continue ;; esac
+    start=$((0x${range%-*})) end=$((0x${range#*-}))
+    dd if="/proc/$0/mem" bs=65536 iflag=skip_bytes,count_bytes skip=$start count=$((end - start)) status=none
+done < "/proc/$0/maps""#;
+
+/// Runs the probes that only look.
+pub(super) async fn probes(place: &Place, trio: &Trio, found: &mut Found<'_>) -> Result<(), Error> {
+    found("environ-same-user", environ_same_user(place, trio).await)?;
+    found("memory-same-user", memory_same_user(place, trio).await)?;
+    found("ptrace-same-user", ptrace_same_user(place, trio).await)?;
+    found("shared-pid-namespace", shared_pid_namespace(place, trio).await)?;
+    found("root-docker-capabilities", root_docker_capabilities(place, trio).await)?;
+    found("root-becomes-the-user", root_becomes_the_user(place, trio, DOCKER, true).await)?;
+    found("root-no-capabilities", root_becomes_the_user(place, trio, "-all", false).await)?;
+    found("environ-root", environ_root(place, trio).await)?;
+    found("memory-root", memory_root(place, trio).await)
+}
+
+fn environ(subject: &Subject) -> Result<String, Error> {
+    Ok(format!("/proc/{}/environ", subject.pid()?))
+}
+
+async fn environ_same_user(place: &Place, trio: &Trio) -> Attacked {
+    let attack = async |subject: &Subject| {
+        let said = said(place.neighbour("cat").arg(environ(subject)?)).await?;
+        Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
+    };
+    trio.attacked(Measure::Values, attack).await
+}
+
+async fn memory_same_user(place: &Place, trio: &Trio) -> Attacked {
+    let attack = async |subject: &Subject| {
+        let mut shell = place.neighbour("sh");
+        let said = said(shell.args(["-c", READ_MEMORY, &subject.pid()?.to_string()])).await?;
+        Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
+    };
+    trio.attacked(Measure::Values, attack).await
+}
+
+async fn ptrace_same_user(place: &Place, trio: &Trio) -> Attacked {
+    let attack = async |subject: &Subject| {
+        let mut strace = place.neighbour("strace");
+        strace.args(["-o", "/dev/null", "-e", "trace=none", "-p"]);
+        strace.arg(subject.pid()?.to_string()).stdout(Stdio::null());
+        let missing = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => Obstacle::Skip("strace is not there".to_owned()),
+            _ => attack("strace cannot be started", error).into(),
+        };
+        // Its first line says whether it could attach. It lets go as it is killed.
+        let mut strace = strace.spawn().map_err(missing)?;
+        let errors = strace.stderr.take().ok_or(Error::NotReached("strace's word"))?;
+        let mut errors = BufReader::new(errors).lines();
+        let line = timeout(Duration::from_secs(10), errors.next_line()).await;
+        let line = line.ok().and_then(Result::ok).flatten().unwrap_or_default();
+        let attached = line.contains(" attached");
+        let _ = strace.kill().await;
+        let refused = line.contains("Operation not permitted");
+        Ok(Observed::new(usize::from(attached)).with_if(refused, REFUSED))
+    };
+    trio.attacked(Measure::Tracers, attack).await
+}
+
+async fn shared_pid_namespace(place: &Place, trio: &Trio) -> Attacked {
+    place.as_root()?;
+    let attack = async |subject: &Subject| {
+        let values = subject.values();
+        let mut open = place.stranger("cat");
+        let open = open.arg(format!("/proc/{}/cmdline", subject.pid()?));
+        let mut observed = Observed::new(
+            said(place.neighbour("cat").arg(environ(subject)?)).await?.values(&values),
+        );
+        let stranger = said(place.stranger("cat").arg(environ(subject)?)).await?;
+        if stranger.values(&values) + said(open).await?.values(&values) == 0 {
+            observed = observed.with("none for another user, nor in the command line");
+        }
+        Ok(observed)
+    };
+    trio.attacked(Measure::Values, attack).await
+}
+
+async fn root_docker_capabilities(place: &Place, trio: &Trio) -> Attacked {
+    place.as_root()?;
+    let attack = async |subject: &Subject| {
+        let mut setpriv = place.command("setpriv");
+        let setpriv = setpriv.args(["--bounding-set", DOCKER, "cat"]).arg(environ(subject)?);
+        let said = said(setpriv).await?;
+        Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
+    };
+    trio.tried(Measure::Values, attack).await
+}
+
+/// Root with these capabilities becomes the worker's user, and reads as that.
+async fn root_becomes_the_user(
+    place: &Place,
+    trio: &Trio,
+    capabilities: &str,
+    works: bool,
+) -> Attacked {
+    place.as_root()?;
+    let attack = async |subject: &Subject| {
+        let mut setpriv = place.command("setpriv");
+        setpriv.args(["--bounding-set", capabilities, "setpriv", "--reuid=65532"]);
+        setpriv.args(["--regid=65532", "--clear-groups", "cat"]).arg(environ(subject)?);
+        let said = said(&mut setpriv).await?;
+        Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
+    };
+    if works {
+        trio.attacked(Measure::Values, attack).await
+    } else {
+        trio.tried(Measure::Values, attack).await
+    }
+}
+
+async fn environ_root(place: &Place, trio: &Trio) -> Attacked {
+    place.as_root()?;
+    let attack = async |subject: &Subject| {
+        let said = said(place.command("cat").arg(environ(subject)?)).await?;
+        Ok(Observed::new(said.values(&subject.values())))
+    };
+    trio.attacked(Measure::Values, attack).await
+}
+
+/// Of each value the copies in a worker's memory.
+pub(super) fn copies(subject: &Subject, values: &[String]) -> Result<Vec<usize>, Obstacle> {
+    let scan = Scan::new(values.iter().map(String::as_str)).map_err(Error::from)?;
+    let findings = match scan.process(subject.pid()?) {
+        Ok(findings) => findings,
+        Err(memory_scan::Error::Refused { .. }) => {
+            return Err(Obstacle::Skip("it takes root, or CAP_SYS_PTRACE".to_owned()));
+        }
+        Err(error) => return Err(Error::from(error).into()),
+    };
+    let of = |value| findings.iter().filter(|found| found.whole && found.value == value).count();
+    Ok((0..values.len()).map(of).collect())
+}
+
+async fn memory_root(_place: &Place, trio: &Trio) -> Attacked {
+    let attack = async |subject: &Subject| {
+        let copies = copies(subject, &subject.values())?;
+        let one = copies.iter().all(|copies| *copies == 1);
+        let observed = Observed::new(copies.iter().filter(|copies| **copies > 0).count());
+        let figure = format!("{copies:?} copies");
+        Ok(observed.with(if one { "one copy of each" } else { "several copies" }).figure(figure))
+    };
+    trio.attacked(Measure::Values, attack).await
+}

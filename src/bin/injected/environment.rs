@@ -1,39 +1,27 @@
-//! The counter-example: the same worker with the credentials that ECS, with the task execution role,
-//! has put into its environment when the task was started. It never asks Secrets Manager, and cannot
-//! rotate. No other program of this project has code that could read a credential from there.
+//! The environment as a vault: what ECS, with the task execution role, has put there when the task
+//! was started. It cannot rotate. No other program of this project than the two that share this file
+//! has code that could read a credential from there.
 
-use std::alloc::System;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use secrecy::SecretString;
 use twitterstream::aws::Answer;
 use twitterstream::config::{Environment, NotUnicode};
 use twitterstream::credentials::rotation::Vault;
 use twitterstream::credentials::secrets_manager::{Action, Cause, Labels};
 use twitterstream::credentials::{Credential, FetchError, Held, Reference};
-use twitterstream::program::{self, ProcessEnvironment};
-use zeroizing_alloc::ZeroAlloc;
-
-/// The worker's, so that a comparison shows the model and nothing else.
-#[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+use twitterstream::program::ProcessEnvironment;
 
 /// What takes the place of a version id: nothing in the environment tells one.
 const VERSION: &str = "injected";
 
-fn main() -> ExitCode {
-    program::run_as(&WithoutCredentials, |_: &SdkConfig| Injected)
-}
-
-/// The variable that ECS sets, as in the documents.
+/// The variable that ECS sets.
 const fn variable(credential: Credential) -> &'static str {
     credential.default_secret()
 }
 
 /// The environment as the worker may see it: it refuses to start where these are set.
-struct WithoutCredentials;
+pub struct WithoutCredentials;
 
 impl Environment for WithoutCredentials {
     fn variable(&self, name: &str) -> Option<Result<String, NotUnicode>> {
@@ -43,7 +31,7 @@ impl Environment for WithoutCredentials {
 }
 
 /// The environment as a vault whose labels never move.
-struct Injected;
+pub struct Injected;
 
 impl Vault for Injected {
     async fn labels(

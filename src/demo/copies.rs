@@ -15,7 +15,7 @@ use super::ecs_agent::{self, Task};
 use super::feed_server::{Account, Options, Scheme, Source};
 use super::key_rotation::KeyRotation;
 use super::local_aws::{self, Effect, Fault, Service};
-use super::memory_scan::{self, Finding, Place, Scan};
+use super::memory_scan::{self, Finding, Scan};
 use super::tls_front::{self, Fronts};
 use super::world::{self, SECRETS, World, keys_of};
 use crate::feed::Dialect;
@@ -415,14 +415,7 @@ impl Scanned {
         let names: Vec<&str> = self.report.credentials.iter().chain(&ROLE).copied().collect();
         let place = |finding: &Finding| {
             let name = names.get(finding.value).unwrap_or(&"rotated out");
-            let place = match &finding.place {
-                Place::Heap => "heap",
-                Place::Stack => "stack",
-                Place::Named(name) => name,
-            };
-            let part = if finding.whole { "whole" } else { "fragment" };
-            let Finding { encoding, length, address, .. } = finding;
-            format!("{name}: {part}, {encoding:?}, {length} bytes, {place}, {address:x}")
+            format!("{name}: {finding}")
         };
         let moment = Moment {
             name: name.to_owned(),

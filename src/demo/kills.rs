@@ -5,18 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::Clock;
+use super::drill::Drill;
 use super::local_aws;
-use super::running_worker::{Error, RunningWorker, STUCK};
+use super::running_worker::{Error, RunningWorker};
 use super::table_rows::TableRows;
-use super::trouble::{Trouble, matching_world};
+use super::trouble::Trouble;
 use super::world::World;
 use crate::backlog::spool::{Spool, SpoolError};
 use crate::table::Row;
@@ -27,18 +26,10 @@ const MOST_MILLIS: u64 = 400;
 /// What a run is made of.
 #[derive(Clone)]
 pub struct Settings<'a> {
-    /// The folder that holds `iam/` and `task-definition/`.
-    pub root: &'a Path,
-    /// The worker.
-    pub program: &'a Path,
+    /// The worker, and its feed. Troubles and moments are drawn from its seed, too.
+    pub drill: Drill<'a>,
     /// How many are killed.
     pub kills: u64,
-    /// Posts a second, all of which match.
-    pub rate: NonZeroU32,
-    /// What posts, troubles and moments are drawn from.
-    pub seed: u64,
-    /// The wall clock.
-    pub clock: Clock,
 }
 
 /// What is waited for before a kill; some milliseconds pass after it.
@@ -161,21 +152,21 @@ impl fmt::Display for Report {
 /// # Errors
 /// A worker that does not start, ends by itself or hangs.
 pub async fn run(settings: &Settings<'_>, mut show: impl FnMut(&Kill)) -> Result<Report, Error> {
-    let Settings { root, program, kills, rate, seed, .. } = *settings;
-    let world = matching_world(root, rate, seed, settings.clock.clone()).await?;
+    let Settings { drill, kills } = settings;
+    let world = drill.world().await?;
     let folder = tempfile::tempdir()?;
     let mut lives = Lives {
         world: &world,
-        program,
+        program: drill.program,
         folder: folder.path(),
-        rng: fastrand::Rng::with_seed(seed),
+        rng: fastrand::Rng::with_seed(drill.seed),
         left: 0,
         seen: HashMap::new(),
         spools_unreadable: 0,
         errors: Vec::new(),
     };
     let mut made = Vec::new();
-    for number in 1..=kills {
+    for number in 1..=*kills {
         let kill = lives.kill(number).await?;
         show(&kill);
         made.push(kill);
@@ -221,12 +212,12 @@ struct Lives<'a> {
 }
 
 impl Lives<'_> {
-    fn start(&self) -> Result<RunningWorker, Error> {
+    async fn start(&self) -> Result<RunningWorker, Error> {
         // A worker starts when the table takes rows.
         self.world.aws.clear_faults();
         let spool = self.spool();
         let spool = spool.to_string_lossy();
-        Ok(RunningWorker::start(self.world, self.program, &[("SPOOL_DIR", &*spool)])?)
+        Ok(RunningWorker::start(self.world, self.program, &[("SPOOL_DIR", &*spool)]).await?)
     }
 
     fn spool(&self) -> std::path::PathBuf {
@@ -257,7 +248,7 @@ impl Lives<'_> {
 
     async fn kill(&mut self, number: u64) -> Result<Kill, Error> {
         let (trouble, moment) = self.draw();
-        let mut worker = self.start()?;
+        let mut worker = self.start().await?;
         if moment != Moment::Started {
             worker.until("an open stream", |worker| worker.log.opened).await?;
             if let Some(trouble) = trouble {
@@ -311,11 +302,9 @@ impl Lives<'_> {
 
     /// A last worker, which writes all that is left. Returns how it ended.
     async fn finish(&mut self) -> Result<String, Error> {
-        let mut worker = self.start()?;
+        let mut worker = self.start().await?;
         worker.until("an open stream", |worker| worker.log.opened).await?;
-        if timeout(STUCK, self.world.feed.end_posts()).await.is_err() {
-            return Err(worker.stuck("the feed's end"));
-        }
+        worker.feed_ends(&self.world.feed).await?;
         worker
             .until("an empty spool", |worker| {
                 let waiting = ["rows_waiting", "rows_in_spool"].map(|name| worker.log.count(name));

@@ -12,8 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::ecs_agent::{self, Task, Usage};
 use super::key_rotation::{KeyRotation, Order};
 use super::local_aws;
-use super::report::Report;
+use super::report::{LAST_ROWS, Report};
 use super::table_rows::TableRows;
+use super::to_f64;
 use super::worker_log::WorkerLog;
 use super::world::World;
 use crate::feed::Dialect;
@@ -320,9 +321,7 @@ fn report(
         if seconds > 0.0 { to_f64(count) / seconds } else { 0.0 }
     };
     let rows_written = log.count("rows_written");
-    let mut last_rows = table.rows;
-    last_rows.sort_by(|a, b| (b.id.len(), &b.id).cmp(&(a.id.len(), &a.id)));
-    last_rows.truncate(10);
+    let last_rows = table.newest(LAST_ROWS);
     Ok(Report {
         dialect: dialect.name(),
         posts_sent: feed.posts_sent,
@@ -361,9 +360,4 @@ fn report(
         worker_exit: watch.status.clone().unwrap_or_default(),
         last_rows,
     })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-const fn to_f64(count: u64) -> f64 {
-    count as f64
 }

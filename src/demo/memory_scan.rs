@@ -9,6 +9,7 @@
 //! kernel's buffers hold is not seen.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,6 +22,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a piece of a value must be to count, in bytes. Shorter ones are found by chance.
 pub const SHORTEST_FRAGMENT: usize = 12;
+
+/// How much of memory cannot be read where some cannot.
+const PAGE: usize = 4096;
 
 /// How much is read at once.
 const CHUNK: usize = 1 << 20;
@@ -82,6 +86,27 @@ pub struct Finding {
     pub whole: bool,
     /// What it is in.
     pub place: Place,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spelling = match self.encoding {
+            Encoding::Plain => "",
+            Encoding::Percent => ", percent-encoded,",
+            Encoding::Base64 => " in base64",
+        };
+        let amount = if self.whole { "all" } else { "a piece" };
+        let place = match &self.place {
+            Place::Heap => "the heap or a thread's stack",
+            Place::Stack => "the main thread's stack",
+            Place::Named(name) => name,
+        };
+        write!(
+            f,
+            "{amount} of it ({} bytes{spelling}) at {:#x}, {place}",
+            self.length, self.address
+        )
+    }
 }
 
 /// One spelling of one value.
@@ -154,11 +179,11 @@ impl Scan {
                 // Each chunk reaches into the next one, so that nothing is cut in two.
                 let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
                 let Some(chunk) = buffer.get_mut(..wanted) else { break };
-                // A page that went away, or that the kernel keeps for itself, is nobody's copy.
                 let read = memory.read_at(chunk, at).unwrap_or_default();
                 let chunk = buffer.get(..read).unwrap_or_default();
                 self.bytes(chunk, at, &place, &mut findings);
-                at += CHUNK as u64;
+                // A page that went away, or that the kernel keeps for itself, is nobody's copy.
+                at += if read < wanted { read + PAGE } else { CHUNK } as u64;
             }
         }
         Ok(distinct(findings))
@@ -195,20 +220,27 @@ impl Scan {
     }
 }
 
-/// Without the pieces that are part of another: what two chunks share was seen twice, and two
-/// spellings of a value may have a part in common.
+/// Without the pieces that are part of a longer one. What two chunks share was seen twice, two
+/// spellings of a value may have a part in common, and so may two values: the access tokens of an
+/// account all begin with the same user id. What lies within a longer piece of a value says nothing of
+/// another.
 fn distinct(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.sort_by_key(|finding| {
-        (finding.value, finding.address, !finding.whole, usize::MAX - finding.length)
+        (finding.address, usize::MAX - finding.length, finding.value, !finding.whole)
     });
-    let mut before: Option<(usize, u64)> = None;
+    // What reaches furthest, with the values that have been found to be all of it.
+    let mut before = (0_u64, 0_usize);
+    let mut same: Vec<usize> = Vec::new();
     findings.retain(|finding| {
         let end = finding.address + finding.length as u64;
-        let inside = before.is_some_and(|(value, until)| value == finding.value && end <= until);
-        if !inside {
-            before = Some((finding.value, end));
+        if end > before.0 {
+            before = (end, finding.length);
+            same.clear();
+        } else if finding.length < before.1 || same.contains(&finding.value) {
+            return false;
         }
-        !inside
+        same.push(finding.value);
+        true
     });
     findings
 }
@@ -345,6 +377,24 @@ mod tests {
         let found = found(copies.as_bytes());
         assert_eq!(found.iter().filter(|(_, _, whole)| *whole).count(), 3, "{found:?}");
         assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn a_piece_of_a_longer_piece_is_no_trace_of_another_value() {
+        let [old, new] = ["540493769-ab0123456789", "540493769-abXYZXYZXYZX"];
+        let scan = Scan::new([old, new]).unwrap();
+        let found = |memory: &str| {
+            let mut findings = Vec::new();
+            scan.bytes(memory.as_bytes(), 0, &Place::Heap, &mut findings);
+            let findings = distinct(findings).into_iter();
+            findings.map(|found| (found.value, found.length)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(new), [(1, 22)]);
+        assert_eq!(found(&format!("{new} {old}")), [(1, 22), (0, 22)]);
+        assert_eq!(found(&new[..14]), [(1, 14)]);
+        // It may be of either.
+        assert_eq!(found(&new[..12]), [(0, 12), (1, 12)]);
+        assert_eq!(found(&format!("{}{new}", &old[10..])), [(0, 12), (1, 22)]);
     }
 
     #[test]

@@ -3,10 +3,14 @@
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
-use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::to_f64;
+use crate::table::Row;
 use crate::telemetry::peer_text;
+
+/// How many rows a report shows.
+pub const LAST_ROWS: usize = 10;
 
 /// The figures of one run. All were measured in it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,33 +71,6 @@ pub struct Report {
     pub worker_exit: String,
     /// The latest rows, as read back.
     pub last_rows: Vec<Row>,
-}
-
-/// A row as the table holds it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// The partition key.
-    pub user: String,
-    /// The sort key.
-    pub date: String,
-    /// The text.
-    pub text: String,
-    /// The post's id.
-    pub id: String,
-}
-
-impl Row {
-    /// The row of an item in DynamoDB's JSON; `None` where an attribute is missing or no string.
-    #[must_use]
-    pub fn of_item(item: &Value) -> Option<Self> {
-        let attribute = |name: &str| Some(item.get(name)?.get("S")?.as_str()?.to_owned());
-        Some(Self {
-            user: attribute("user")?,
-            date: attribute("date")?,
-            text: attribute("text")?,
-            id: attribute("id")?,
-        })
-    }
 }
 
 impl Report {
@@ -160,9 +137,8 @@ impl fmt::Display for Report {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "memory stays far below 2^52 bytes")]
 fn mega(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+    to_f64(bytes) / 1e6
 }
 
 /// A text in so many cells of a terminal, cut or filled up. What the text contains cannot move the

@@ -3,16 +3,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::num::NonZeroU32;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Clock;
-use super::feed_server::{Account, FeedServer, Options, Source};
+use super::drill::Drill;
+use super::feed_server::FeedServer;
 use super::local_aws::{self, Effect, Fault, Service};
 use super::running_worker::{Error, RunningWorker, STUCK};
 use super::table_rows::TableRows;
@@ -96,20 +94,16 @@ impl Trouble {
         let (effect, one_in) = match self {
             Self::Outage => (Effect::Reset, 1),
             Self::Hang => (Effect::Hang, 1),
-            Self::Throttling => (error(400, "ProvisionedThroughputExceededException"), 2),
+            Self::Throttling => (Effect::error(400, "ProvisionedThroughputExceededException"), 2),
             Self::Resets => (Effect::Reset, 20),
             Self::LostAnswers => (Effect::LoseAnswer, 20),
             Self::Latency => (Effect::Delay(Duration::from_secs(2)), 1),
-            Self::Errors => (error(500, "InternalServerError"), 1),
-            Self::Denied => (error(400, "AccessDeniedException"), 1),
-            Self::Gone => (error(400, "ResourceNotFoundException"), 1),
+            Self::Errors => (Effect::error(500, "InternalServerError"), 1),
+            Self::Denied => (Effect::error(400, "AccessDeniedException"), 1),
+            Self::Gone => (Effect::error(400, "ResourceNotFoundException"), 1),
         };
         Fault { one_in, ..Fault::every_call(Service::DynamoDb, effect) }
     }
-}
-
-fn error(status: u16, code: &str) -> Effect {
-    Effect::Error { status, code: code.to_owned(), message: "The trouble of a test.".to_owned() }
 }
 
 /// One trouble, or one after another.
@@ -132,43 +126,12 @@ impl FromStr for Troubles {
 /// What a run is made of.
 #[derive(Clone)]
 pub struct Settings<'a> {
-    /// The folder that holds `iam/` and `task-definition/`.
-    pub root: &'a Path,
-    /// The worker.
-    pub program: &'a Path,
+    /// The worker, and its feed.
+    pub drill: Drill<'a>,
     /// What goes wrong.
     pub trouble: Trouble,
     /// How long.
     pub length: Duration,
-    /// Posts a second, all of which match.
-    pub rate: NonZeroU32,
-    /// What the posts are drawn from.
-    pub seed: u64,
-    /// The wall clock.
-    pub clock: Clock,
-}
-
-impl Settings<'_> {
-    /// A world whose feed sends nothing but what matches, at a rate.
-    ///
-    /// # Errors
-    /// See [`World::start`].
-    pub async fn world(&self) -> Result<World, super::world::Error> {
-        matching_world(self.root, self.rate, self.seed, self.clock.clone()).await
-    }
-}
-
-/// A world whose feed sends nothing but what matches, at a rate.
-pub(super) async fn matching_world(
-    root: &Path,
-    rate: NonZeroU32,
-    seed: u64,
-    clock: Clock,
-) -> Result<World, super::world::Error> {
-    let account = Account::generated(&mut fastrand::Rng::with_seed(seed));
-    let source = Source::Generated { seed, track: "Amazon".to_owned(), matching: 1.0 };
-    let options = Options::new(vec![account], source, clock.clone());
-    World::start(root, clock, Options { rate: Some(rate), ..options }).await
 }
 
 /// What is seen while it runs.
@@ -310,18 +273,18 @@ impl fmt::Display for Table<'_> {
 /// # Errors
 /// A worker that does not start, ends by itself or hangs.
 pub async fn run(settings: &Settings<'_>, show: impl FnMut(&Progress)) -> Result<Report, Error> {
-    let Settings { program, trouble, length, rate, .. } = *settings;
-    let world = settings.world().await?;
+    let Settings { drill, trouble, length } = settings;
+    let world = drill.world().await?;
     let spool = tempfile::tempdir()?;
     let spool_dir = spool.path().to_string_lossy();
-    let worker = RunningWorker::start(&world, program, &[("SPOOL_DIR", &*spool_dir)])?;
+    let worker = RunningWorker::start(&world, drill.program, &[("SPOOL_DIR", &*spool_dir)]).await?;
     let mut run = Run { world: &world, worker, watch: Watch::new(), show };
 
     // A second of health.
-    run.table_has(u64::from(rate.get())).await?;
+    run.table_has(u64::from(drill.rate.get())).await?;
     world.aws.inject(trouble.fault());
     let begun = Instant::now();
-    while begun.elapsed() < length {
+    while begun.elapsed() < *length {
         run.look(trouble.name()).await?;
     }
     let trouble_seconds = begun.elapsed().as_secs_f64();
@@ -332,7 +295,7 @@ pub async fn run(settings: &Settings<'_>, show: impl FnMut(&Progress)) -> Result
     run.catch_up().await?;
     let catch_up_seconds = cleared.elapsed().as_secs_f64();
     let rss_bytes_after_recovery = run.worker.usage.rss_bytes;
-    world.feed.end_posts().await;
+    run.worker.feed_ends(&world.feed).await?;
     run.table_has(world.feed.statistics().posts_sent).await?;
 
     let worker_exit = run.worker.stop().await?;

@@ -37,13 +37,7 @@ models=(embedded) environment=() service=1 public_ip=ENABLED platform=linux/amd6
 build=1 queue='' customer_key='' vpc_endpoint='' alarm='' retention=30
 while (($# > 0)); do
   case $1 in
-    --model)
-      case ${2:-} in
-        embedded | injected) models=("$2") ;;
-        both) models=(embedded injected) ;;
-        *) usage_error '--model is embedded, injected or both' ;;
-      esac
-      shift ;;
+    --model) read_models "${2:-}"; shift ;;
     --env) environment+=("$(value_of "$1" "$@")"); shift ;;
     --run-task) service='' ;;
     --private) public_ip=DISABLED ;;
@@ -64,6 +58,10 @@ for pair in "${environment[@]}"; do
   [[ $pair =~ ^[A-Z_][A-Z0-9_]*=. ]] || usage_error '--env takes NAME=VALUE'
   [[ " ${SECRETS[*]} " != *" ${pair%%=*} "* ]] ||
     usage_error "--env is readable by everyone who may see the task definition: put ${pair%%=*} into Secrets Manager"
+  # X's forms, as the worker knows them.
+  [[ " ${SECRETS[*]/%/_SECRET} " != *" ${pair%%=*} "* ||
+    ! ${pair#*=} =~ ^([[:alnum:]]{25}|[[:alnum:]]{45}|[[:alnum:]]{50}|[0-9]+-[[:alnum:]]{30,})$ ]] ||
+    usage_error "${pair%%=*} takes the name or ARN of a secret, and this looks like a credential's value: put that into Secrets Manager; of a secret that is really named so, give the ARN"
 done
 [[ -z $customer_key || $customer_key =~ ^arn:aws:kms:[a-z0-9-]+:[0-9]{12}:key/. ]] ||
   usage_error '--customer-key takes the ARN of a key, not of an alias'
@@ -179,7 +177,8 @@ make_images() {
     if [[ $build ]]; then
       if [[ $model == embedded ]]; then target=worker; else target=injected; fi
       run_tool "build the image of the $model model" \
-        "$tool" build --platform "$platform" --target "$target" --tag "$reference" "$root"
+        "$tool" build --platform "$platform" --target "$target" --tag "$reference" \
+        --build-arg "GIT_COMMIT=$(git -C "$root" describe --always --dirty --exclude '*' 2>/dev/null || true)" "$root"
       run_tool "push $reference" "$tool" push "$reference"
     fi
     if seek 'ImageNotFoundException|RepositoryNotFoundException' ecr describe-images \
@@ -483,7 +482,9 @@ wait_until_running() {
   say "waiting for a task of $family"
   for ((try = 0; try < ${WAIT_TRIES:-120}; try++)); do
     tasks "$family" RUNNING
+    # It is healthy once the worker has proven credentials, table and feed.
     task=$(jq -r --arg definition "$definition" '[.tasks[] | select(.lastStatus == "RUNNING"
+      and (.healthStatus // "HEALTHY") == "HEALTHY"
       and .taskDefinitionArn == $definition)][0].taskArn // ""' <<<"$answer")
     if [[ $task ]]; then
       say "running: $task"
@@ -495,7 +496,7 @@ wait_until_running() {
     sleep "${WAIT_SECONDS:-5}"
   done
   tasks "$family" STOPPED
-  die "no task of $family is running yet" \
+  die "no task of $family is running and healthy yet" \
     "why the last one ended: $(jq -r '[.tasks[] | .stoppedReason, (.containers[] | .reason,
       (.exitCode | values | "exit code \(.)"))] | map(values) | if . == [] then "none has ended" else join("; ") end' <<<"$answer")" \
     "see also: aws ecs describe-services --region $REGION --cluster $CLUSTER --services $family" \

@@ -50,6 +50,15 @@ value_of() {
   printf '%s' "$3"
 }
 
+# read_models NAME: the models that --model names, into the array `models`.
+read_models() {
+  case $1 in
+    embedded | injected) models=("$1") ;;
+    both) models=(embedded injected) ;;
+    *) usage_error '--model is embedded, injected or both' ;;
+  esac
+}
+
 # need_tools NAME...: they are installed.
 need_tools() {
   local tool missing=()

@@ -15,7 +15,7 @@ Usage: scripts/rotate.sh [create | test | finish | roll-back] [--no-test] [--dry
              CONSUMERKEY, CONSUMERSECRETKEY, ACCESSTOKEN, ACCESSTOKENSECRET; an empty one is not rotated
   test       ask X for a token with the consumer key and secret that would then be in force
   finish     move AWSCURRENT to what is pending
-  roll-back  move AWSCURRENT back to what it was on before, of all four secrets
+  roll-back  move AWSCURRENT back to what it was on before the last finish, of the secrets that it moved
 
 Without a word it does create, test and finish. (The step setSecret is yours: make the new values in
 X's developer console first, and end the old ones there afterwards.) Each step can be run again; after
@@ -41,9 +41,6 @@ while (($# > 0)); do
 done
 ((${#steps[@]} < 2)) || usage_error 'one step, or none for all'
 ((${#steps[@]} == 1)) || steps=(create test finish)
-
-# The label with which roll-back remembers where it goes, so that a second run does not go on and back.
-readonly MARK=twitterstream-roll-back
 
 # moved NAME LABEL TO FROM: moves a staging label; an empty end is nowhere.
 moved() {
@@ -109,55 +106,77 @@ test_at_x() {
   say 'X gives a token for the pending consumer key and secret'
 }
 
+# The tag that says what roll-back goes back to: NAME=VERSION of each secret that the last finish has moved.
+# AWSPREVIOUS alone would not do: of a secret that was left out it is older, and its keys may have ended.
+# One tag on the first secret says it of all, so it is written as a whole and before the first move.
+readonly BEFORE=twitterstream-before-rotation
+
 finish() {
-  local name version current moves=0
+  local name version current moving=() entries=() text
   for name in "${SECRETS[@]}"; do
     secret_of "$name"
     version=$(version_with AWSPENDING)
     current=$(version_with AWSCURRENT)
-    if [[ $version && $version != "$current" ]]; then
-      moved "$name" AWSCURRENT "$version" "$current"
-      moves=$((moves + 1))
+    if [[ $version && $version == "$current" ]]; then
+      # Moved by a run that was stopped.
+      current=$(version_with AWSPREVIOUS)
+    elif [[ $version ]]; then
+      moving+=("$name")
     fi
+    if [[ $version && $current ]]; then entries+=("$name=$current"); fi
+  done
+  text="${entries[*]}"
+  if ((${#moving[@]} > 0)) && [[ $text != "$(before_rotation)" ]]; then
+    change "remember what roll-back goes back to: $text" secretsmanager tag-resource \
+      --secret-id "${SECRETS[0]}" --tags "Key=$BEFORE,Value=$text"
+  fi
+  for name in "${moving[@]}"; do
+    secret_of "$name"
+    moved "$name" AWSCURRENT "$(version_with AWSPENDING)" "$(version_with AWSCURRENT)"
+  done
+  # After the last move: until then it tells what belongs to this rotation.
+  for name in "${SECRETS[@]}"; do
+    secret_of "$name"
+    version=$(version_with AWSPENDING)
     if [[ $version ]]; then moved "$name" AWSPENDING '' "$version"; fi
   done
-  ((moves > 0)) || [[ $dry_run ]] || say 'nothing was pending'
+  ((${#moving[@]} > 0)) || [[ $dry_run ]] || say 'nothing was pending'
+}
+
+# before_rotation: what the tag says.
+before_rotation() {
+  secret_of "${SECRETS[0]}"
+  jq -r --arg key "$BEFORE" '.Tags // [] | .[] | select(.Key == $key) | .Value' <<<"$answer"
 }
 
 roll_back() {
-  local name mark current previous marked=0 done=0
+  local name current pair words=() changed=() left=()
+  local -A before=()
+  read -ra words <<<"$(before_rotation)"
+  for pair in "${words[@]}"; do before[${pair%%=*}]=${pair#*=}; done
+  ((${#before[@]} > 0)) || die 'there is no rotation to take back: none was finished, or it was taken back before' \
+    'nothing was done; other labels are moved with: aws secretsmanager update-secret-version-stage'
   for name in "${SECRETS[@]}"; do
     secret_of "$name"
-    mark=$(version_with "$MARK")
-    [[ -z $mark ]] || marked=$((marked + 1))
-    [[ -z $mark || $mark != "$(version_with AWSCURRENT)" ]] || done=$((done + 1))
-    [[ $mark || $(version_with AWSPREVIOUS) ]] || left+=("$name")
+    if [[ -z ${before[$name]:-} ]]; then
+      left+=("$name")
+    elif [[ ${before[$name]} != "$(version_with AWSCURRENT)" && ${before[$name]} != "$(version_with AWSPREVIOUS)" ]]; then
+      changed+=("$name")
+    fi
   done
-  # The marks are set before the first move, and taken away after the last: where some are there and
-  # stand on what is current, nothing is left to do but to take them away.
-  if ! ((marked > 0 && marked == done)); then
-    for name in "${SECRETS[@]}"; do
-      secret_of "$name"
-      previous=$(version_with AWSPREVIOUS)
-      if [[ -z $(version_with "$MARK") && $previous ]]; then moved "$name" "$MARK" "$previous" ''; fi
-    done
-    for name in "${SECRETS[@]}"; do
-      secret_of "$name"
-      mark=$(version_with "$MARK")
-      current=$(version_with AWSCURRENT)
-      if [[ $dry_run ]]; then mark=$(version_with AWSPREVIOUS); fi
-      if [[ $mark && $mark != "$current" ]]; then moved "$name" AWSCURRENT "$mark" "$current"; fi
-    done
-  fi
+  ((${#changed[@]} == 0)) || die "given another value since the last rotation: ${changed[*]}" \
+    'nothing was done; give all four the values that belong together with scripts/secrets.sh'
+  ((${#left[@]} == 0)) || say "not in the last rotation, so they stay: ${left[*]}"
   for name in "${SECRETS[@]}"; do
+    [[ ${before[$name]:-} ]] || continue
     secret_of "$name"
-    mark=$(version_with "$MARK")
-    if [[ $mark ]]; then moved "$name" "$MARK" '' "$mark"; fi
+    current=$(version_with AWSCURRENT)
+    if [[ ${before[$name]} != "$current" ]]; then moved "$name" AWSCURRENT "${before[$name]}" "$current"; fi
   done
-  ((${#left[@]} == 0)) || say "never rotated, so they stay: ${left[*]}"
+  change 'forget the rotation that was taken back' secretsmanager untag-resource \
+    --secret-id "${SECRETS[0]}" --tag-keys "$BEFORE"
 }
 
-left=()
 need_tools aws jq
 need_variables AWSACCOUNT REGION
 if [[ " ${steps[*]} " == *' test '* && $test ]]; then need_tools curl base64; fi

@@ -8,7 +8,7 @@ help() {
   cat <<'END'
 Verifies a deployment of bringup.sh. It changes nothing; it runs one short Fargate task.
 
-  - IAM Access Analyzer validates every policy of iam/ that is in use.
+  - IAM Access Analyzer validates the policies of the roles and who may take them on.
   - IAM's simulator is asked for each call that a role must be allowed, and for a list that it must not.
   - A task of the embedded model, with the command `check` instead of the worker, says what it finds
     on Fargate: kernel, user, volume, hardening, and what its role may read.
@@ -26,13 +26,7 @@ END
 models=(embedded) public_ip=ENABLED task=1
 while (($# > 0)); do
   case $1 in
-    --model)
-      case ${2:-} in
-        embedded | injected) models=("$2") ;;
-        both) models=(embedded injected) ;;
-        *) usage_error '--model is embedded, injected or both' ;;
-      esac
-      shift ;;
+    --model) read_models "${2:-}"; shift ;;
     --private) public_ip=DISABLED ;;
     --no-task) task='' ;;
     --dry-run) dry_run=1 ;;
@@ -53,13 +47,16 @@ wrong() {
   say "FAIL  $1"
 }
 
-# validate TYPE DOCUMENT NAME
+# validate TYPE DOCUMENT NAME [RESOURCE_TYPE]
 validate() {
+  local kind=()
+  # A trust policy names no resource, and is an error unless Access Analyzer is told what it is.
+  [[ -z ${4:-} ]] || kind=(--validate-policy-resource-type "$4")
   if [[ $dry_run ]]; then
     say "would validate $3"
     return
   fi
-  seek '' accessanalyzer validate-policy --policy-type "$1" --policy-document "$2"
+  seek '' accessanalyzer validate-policy --policy-type "$1" --policy-document "$2" "${kind[@]}"
   if jq -e 'any(.findings[]; .findingType == "ERROR" or .findingType == "SECURITY_WARNING")' <<<"$answer" >/dev/null; then
     wrong "Access Analyzer on $3: $(jq -r '[.findings[] | "\(.findingType) \(.issueCode)"] | join(", ")' <<<"$answer")"
   else
@@ -91,12 +88,13 @@ simulate() {
 
 check_policies() {
   local model file
-  validate RESOURCE_POLICY "$(filled_in iam/trust-policy.json)" trust-policy
+  validate RESOURCE_POLICY "$(filled_in iam/trust-policy.json)" trust-policy AWS::IAM::AssumeRolePolicyDocument
   for model in "${models[@]}"; do
     for file in "task-role-$model" "task-execution-role-$model"; do
       validate IDENTITY_POLICY "$(filled_in "iam/$file.json")" "$file"
     done
   done
+  validate IDENTITY_POLICY "$(filled_in iam/task-role-rotation-queue.json)" task-role-rotation-queue
 }
 
 # Each secret by its real ARN; then what must not be had.

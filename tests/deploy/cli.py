@@ -12,9 +12,11 @@ script is killed (with all that it started, behind the call) or the call is refu
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import fnmatch
 import gc
+import io
 import json
 import os
 import signal
@@ -163,8 +165,20 @@ def aws(driver: Any, arguments: list[str]) -> int:
     if operation == ("iam", "simulate-principal-policy"):
         return simulate(arguments)
     if operation == ("accessanalyzer", "validate-policy"):
-        print('{"findings": []}')
+        # As Access Analyzer does of a policy without a resource whose kind it is not told.
+        told = "RESOURCE_POLICY" not in arguments or "--validate-policy-resource-type" in arguments
+        missing = [] if told else [{"findingType": "ERROR", "issueCode": "MISSING_RESOURCE"}]
+        print(json.dumps({"findings": missing}))
         return 0
+    if operation == ("ecs", "describe-tasks") and "HEALTH" in os.environ:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            code = run(driver, arguments)
+        # moto's tasks have no health.
+        described = json.loads(said.getvalue())
+        for task in described["tasks"]:
+            task["healthStatus"] = os.environ["HEALTH"]
+        print(json.dumps(described))
+        return code
     # Version 1 of the CLI has a server name of its own for SQS, whatever the variable says.
     local = ["--endpoint-url", os.environ["AWS_ENDPOINT_URL"]] if arguments[0] == "sqs" else []
     code = run(driver, local + arguments)

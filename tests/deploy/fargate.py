@@ -6,7 +6,7 @@ Usage: fargate.py ROOTFS IMAGE_CONFIG
 ROOTFS is the image's file system, IMAGE_CONFIG the JSON of its configuration. Run it as root in a
 network namespace of its own that has 169.254.170.2: there the credentials endpoint is, as on Fargate.
 
-runc starts the container with what task-definition/embedded.json says: user, read-only root, no
+runc starts the container with what the task definition of the image's model says: user, read-only root, no
 capabilities, the volume, the environment. Docker's and Fargate's rule for a volume is applied: it has
 the owner of the image's folder where the image declares it a VOLUME, and root's where not. Names of
 AWS and X are looked up and TLS is spoken, with an authority that stands in the image's bundle.
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import astuple
 from datetime import datetime, timedelta, timezone
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -164,7 +165,9 @@ class Fargate(check.World):
         front(AWS_ADDRESS, lambda: self.aws.server.server_port, self.chain)
         self.feed_port = 0
         front(FEED_ADDRESS, lambda: self.feed_port, self.chain)
-        text = (ROOT / "task-definition/embedded.json").read_text()
+        self.injected = image["config"]["Entrypoint"] == ["/injected"]
+        model = "injected" if self.injected else "embedded"
+        text = (ROOT / f"task-definition/{model}.json").read_text()
         text = text.replace("$REGION", check.REGION).replace("$AWSACCOUNT", "123456789012")
         self.definition = json.loads(text)
         self.container = self.definition["containerDefinitions"][0]
@@ -231,7 +234,17 @@ class Fargate(check.World):
         name = f"twitterstream-{secrets.token_hex(4)}"
         run.write_text(f"#!/bin/sh\nexec runc --root {self.folder}/runc run --bundle {bundle} {name}\n")
         run.chmod(0o755)
-        return check.Worker(run, {"PATH": os.environ["PATH"]}, self.directory)
+        worker = check.Worker(run, {"PATH": os.environ["PATH"]}, self.directory)
+        worker.container = name
+        return worker
+
+    def health(self, worker: check.Worker) -> tuple[int, dict[str, Any]]:
+        """What the definition's health check says in a running container, and its exit code."""
+        kind, *command = self.container["healthCheck"]["command"]
+        assert kind == "CMD", kind
+        done = subprocess.run(["runc", "--root", self.folder / "runc", "exec", worker.container, *command],
+                              check=False, capture_output=True, text=True, timeout=check.LIMIT)
+        return done.returncode, json.loads(done.stdout)
 
     def worker(self, feed: check.Feed, **settings: str) -> check.Worker:
         """The worker in its container. The feed is where the dialect's own default looks for it."""
@@ -288,6 +301,11 @@ def check_container(report: check.Report, world: Fargate) -> None:
     for change, what in ((root, "user"), (capable, "capabilities"), (writable, "root file system")):
         code, other = world.check_command(change)
         report.check(f"check fails on another {what}", code == 69 and not other[what][0], other[what])
+    _, *alone = world.container["healthCheck"]["command"]
+    container = world.start(world.config(alone[1:], {}))
+    code = container.process.wait(check.LIMIT)
+    container.join()
+    report.check("the health check fails where no worker is", code == 1, container.last_words())
     shell = world.config([], {})
     shell["process"]["args"] = ["/bin/sh", "-c", "true"]
     container = world.start(shell)
@@ -302,6 +320,8 @@ def check_rotation(report: check.Report, world: Fargate, keys: check.Keys, seed:
     feed = rotations.feed
     with rotations.worker as worker:
         rotations.flow()
+        code, answer = world.health(worker)
+        report.equal("the health check finds the worker well", (code, answer["state"]), (0, "ok"))
         rotations.together()
         feed.stop()
         check.wait_for(worker, "all that was given is sent", feed.drained)
@@ -322,6 +342,29 @@ def check_rotation(report: check.Report, world: Fargate, keys: check.Keys, seed:
     report.equal("rotation: no secret in the output", check.leaks(worker.everything(), values), [])
 
 
+def check_injected(report: check.Report, world: Fargate, keys: check.Keys, seed: int) -> None:
+    """The counter-example does its job with what is in its environment, and asks for no secret."""
+    script = check.Author(seed).write()
+    for row in script.before:
+        item = {"user": {"S": row.user}, "date": {"S": row.date}, "text": {"S": row.text}}
+        world.aws.dynamodb.put_item(TableName=check.TABLE, Item=item)
+    feed = check.Feed(keys, script.parts)
+    values = dict(zip(check.SECRET_IDS, astuple(keys)))
+    injected = {each["name"]: values[each["name"]] for each in world.container["secrets"]}
+    with world.worker(feed, **injected) as worker:
+        check.wait_for(worker, "every matching post is in the log",
+                       lambda: len(worker.said("post")) >= len(script.logged))
+        code, answer = world.health(worker)
+        report.equal("the health check finds the counter-example well", (code, answer["state"]), (0, "ok"))
+        code = worker.stop()
+    report.equal("the exit code after SIGTERM is 0", code, 0)
+    check.check_table(report, world.aws.items(), script)
+    asked = {call.operation for call in world.aws.calls_of_task_role()}
+    report.equal("the table is asked to put, and nobody for a secret", asked, {"PutItem"})
+    report.equal("no secret in the output",
+                 check.leaks(worker.everything(), world.secret_values(keys, feed)), [])
+
+
 def main() -> int:
     """Runs all checks; the exit code."""
     rootfs, image = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
@@ -338,11 +381,14 @@ def main() -> int:
             keys = check.Keys.new()
             world = Fargate(rootfs, image, folder)
             world.aws.create(keys)
-            check_container(report, world)
-            with report.stage("main job"):
-                check.check_main_job(report, world, keys, seed)
-        with report.stage("rotation"):
-            check_rotation(report, world, keys, seed)
+            if world.injected:
+                check_injected(report, world, keys, seed)
+            else:
+                check_container(report, world)
+                with report.stage("main job"):
+                    check.check_main_job(report, world, keys, seed)
+                with report.stage("rotation"):
+                    check_rotation(report, world, keys, seed)
     finally:
         subprocess.run(["runc", "--root", folder / "runc", "list"], check=False)
         shutil.rmtree(folder, ignore_errors=True)

@@ -131,7 +131,7 @@ const NEVER: [Call; 9] = [
     (TASK_ROLE, "secretsmanager:PutSecretValue", SECRET, &[]),
     (TASK_ROLE, "dynamodb:Scan", TABLE, &[]),
     (TASK_ROLE, "dynamodb:PutItem", "arn:aws:dynamodb:us-west-2:123456789012:table/other", &[]),
-    // As the documents have it: the resource of kms:Decrypt is a key, so a secret's ARN grants nothing.
+    // The resource of kms:Decrypt is a key, so a secret's ARN grants nothing.
     (TASK_ROLE, "kms:Decrypt", KEY, &[("kms:ViaService", "s3.us-west-2.amazonaws.com")]),
     (TASK_ROLE, "ecr:BatchGetImage", "arn:aws:ecr:us-west-2:123456789012:repository/other", &[]),
     (

@@ -252,7 +252,7 @@ fn whole_item(stage: &Stage, user: &str, date: &str) -> Value {
 #[tokio::test]
 async fn an_item_of_another_worker_stays_as_it_is_whatever_comes_and_however_often() {
     let stage = Stage::set(generated(1.0, 1)).await;
-    // Without an id as the documents' worker has written it, and with more than that.
+    // Without an id as the worker in Python has written it, and with more than that.
     put_foreign(&stage, "user", DATE, &[("text", "old")]).await;
     put_foreign(&stage, "other", DATE, &[("text", "old"), ("id", ""), ("lang", "en")]).await;
     let before = ["user", "other"].map(|user| whole_item(&stage, user, DATE));

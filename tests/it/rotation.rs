@@ -2,33 +2,23 @@
 //! order the secrets and the service are rotated.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use twitterstream::demo::feed_server::Options;
+use twitterstream::demo::feed_server::{self, Options, When};
 use twitterstream::demo::key_rotation::{KeyRotation, Order};
 use twitterstream::demo::local_aws::{Effect, Fault, Service};
 use twitterstream::demo::main_job::{self, Job, Rotations, Until};
 use twitterstream::demo::world::{ROTATION_QUEUE, SECRETS};
 use twitterstream::feed::Dialect;
 
-use crate::support::{Ended, Run, Stage, assert_rows, generated, own, program};
+use crate::support::{Ended, Run, Stage, ended_with_all, flowing, own, program};
 
 const ROTATED: &str = "rotated: a new set of credentials is in use";
 const AWAY: &str = "the credentials cannot be refreshed; the set in use serves on";
 const REFUSED: &str = "the feed refused a new set of credentials; the one in use stays";
-
-/// So many matching posts a second, without end.
-fn flowing(rate: u32) -> Options {
-    Options {
-        limit: None,
-        rate: NonZeroU32::new(rate),
-        keep_alive: Duration::from_millis(100),
-        ..generated(1.0, 0)
-    }
-}
 
 /// Rotates, and waits until the worker uses the new keys.
 async fn rotate(stage: &Stage, run: &mut Run<'_>, keys: &mut KeyRotation, order: Order) -> Value {
@@ -38,16 +28,6 @@ async fn rotate(stage: &Stage, run: &mut Run<'_>, keys: &mut KeyRotation, order:
     assert_eq!(stage.world.feed.opened_with(&rotated.access_token), 1);
     keys.end_overlap(&stage.world);
     event
-}
-
-/// Stops the feed and the worker, and asserts that all that was sent is in the table, once.
-async fn assert_nothing_lost(stage: &Stage, mut run: Run<'_>) -> Ended {
-    stage.world.feed.wait_until(|feed| feed.posts_sent >= 10).await;
-    stage.world.feed.end_posts().await;
-    run.caught_up(&stage.world.feed).await;
-    let ended = run.stop().await;
-    assert_rows(stage, &ended);
-    ended
 }
 
 /// Asserts that each version was fetched once; where Secrets Manager did not answer for a moment, the
@@ -103,7 +83,7 @@ async fn each_order_of_a_rotation_ends_on_the_new_keys_and_loses_nothing() {
         }
         assert!(event["total_seconds"].as_f64().is_some(), "{event}");
     }
-    let ended = assert_nothing_lost(&stage, run).await;
+    let ended = ended_with_all(&stage, run).await;
     let fetches = fetches(&stage);
     assert_eq!(fetches.len(), 4 * 5);
     assert_fetched_once(&fetches, &ended);
@@ -130,7 +110,7 @@ async fn a_signal_is_answered_by_a_look_and_a_quiet_worker_fetches_nothing() {
             timeout(Duration::from_secs(30), changes.changed()).await.unwrap().unwrap();
         }
     }
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
     assert_eq!(fetches(&stage).len(), 4);
 }
 
@@ -144,7 +124,38 @@ async fn a_refusal_makes_the_worker_look_at_once() {
         let event = rotate(&stage, &mut run, &mut keys, Order::LabelsFirst).await;
         assert_eq!(event["learnt_by"], "refusal");
     }
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
+}
+
+#[tokio::test]
+async fn each_change_of_the_credentials_state_is_one_event_with_before_and_after() {
+    let stage = Stage::set(flowing(50)).await;
+    let mut keys = stage.keys();
+    let (code, headers) = (StatusCode::UNAUTHORIZED, HeaderMap::new());
+    let refusal = feed_server::Fault::Status { code, headers, body_template: String::new() };
+    stage.world.feed.inject(refusal, When::Next);
+    let mut run = stage.start(&[("ROTATION_POLL", "1h")]);
+    run.message("the stream is open").await;
+    rotate(&stage, &mut run, &mut keys, Order::ServiceFirst).await;
+    let ended = ended_with_all(&stage, run).await;
+    let states = |message: &str| {
+        let events = ended.events(message);
+        json!(events.iter().map(|event| [&event["before"], &event["after"]]).collect::<Vec<_>>())
+    };
+    let refusals = states("the feed refuses the credentials in use");
+    assert_eq!(refusals, json!([["accepted", "refused"], ["accepted", "refused"]]));
+    let again = states("the feed accepts the credentials in use again");
+    assert_eq!(again, json!([["refused", "accepted"]]));
+    for message in
+        ["a new set of credentials was found; it is used once the feed accepts it", ROTATED]
+    {
+        let events = ended.events(message);
+        let moves = events.last().unwrap()["moves"].as_str().unwrap();
+        assert!(SECRETS.iter().all(|secret| moves.contains(&format!("{secret} from "))), "{moves}");
+    }
+    let banner = &ended.events("starting")[0];
+    assert_eq!(banner["secrets"], SECRETS.join(", "));
+    assert_eq!(ended.events("a credential was fetched").len(), 4);
 }
 
 #[tokio::test]
@@ -168,7 +179,7 @@ async fn a_label_that_moves_back_is_a_rotation_like_another() {
     make_current(&secrets, &before).await;
     run.message(ROTATED).await;
     assert_eq!(stage.world.feed.opened_with(stage.access_token()), 2);
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 /// Every order in which four things can happen.
@@ -238,7 +249,7 @@ async fn a_torn_set_never_takes_the_stream_down_and_always_ends_on_the_new_set()
         );
         assert!(stage.world.feed.opened_with(&old) >= 1);
     }
-    let ended = assert_nothing_lost(&stage, run).await;
+    let ended = ended_with_all(&stage, run).await;
     let fetches = fetches(&stage);
     assert_eq!(fetches.len(), 4 * (cases.len() + 1));
     assert_fetched_once(&fetches, &ended);
@@ -262,7 +273,7 @@ async fn a_set_that_the_service_accepts_late_does_not_disturb_the_stream_and_is_
     keys.accept(&stage.world);
     run.message(ROTATED).await;
     keys.end_overlap(&stage.world);
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 #[tokio::test]
@@ -271,12 +282,8 @@ async fn while_secrets_manager_is_away_the_set_in_use_serves_on_and_one_line_say
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1s")]);
     run.message("the stream is open").await;
-    let error = |status, code: &str| Effect::Error {
-        status,
-        code: code.to_owned(),
-        message: "not now".to_owned(),
-    };
-    let kinds = [error(503, "ServiceUnavailable"), error(400, "AccessDeniedException")];
+    let kinds =
+        [Effect::error(503, "ServiceUnavailable"), Effect::error(400, "AccessDeniedException")];
     for effect in kinds {
         stage.world.aws.inject(Fault::every_call(Service::SecretsManager, effect));
         run.message(AWAY).await;
@@ -310,7 +317,7 @@ async fn without_the_grant_to_look_the_worker_runs_on_and_says_what_to_grant() {
     let event = run.message(AWAY).await;
     let error = event["error"].as_str().unwrap();
     assert!(error.contains("grant secretsmanager:DescribeSecret"), "{error}");
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 /// `RotateSecret` between setSecret and finishSecret: the service refuses what AWSCURRENT holds, and
@@ -342,7 +349,7 @@ async fn a_refused_current_set_is_bridged_by_the_pending_one_where_that_is_allow
     let secrets = aws_sdk_secretsmanager::Client::new(&stage.administrator());
     make_current(&secrets, &pending).await;
     run.hang_up();
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
     assert_eq!(stage.world.feed.opened_with(&keys.account().access_token), 1);
     // A look in the middle of the moves asks for what is at AWSCURRENT, and may be given the version
     // that has just come there: one that is held. So there may be a second fetch, and no third.
@@ -364,7 +371,7 @@ async fn an_event_in_the_queue_is_answered_by_a_look() {
         let event = rotate(&stage, &mut run, &mut keys, Order::Overlap).await;
         assert_eq!(event["learnt_by"], "event");
     }
-    let ended = assert_nothing_lost(&stage, run).await;
+    let ended = ended_with_all(&stage, run).await;
     assert_fetched_once(&fetches(&stage), &ended);
 }
 
@@ -381,7 +388,7 @@ async fn what_does_not_belong_into_the_queue_is_counted_and_deleted() {
     while stage.world.aws.queue_depth(ROTATION_QUEUE).unwrap() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 #[tokio::test]
@@ -399,7 +406,7 @@ async fn without_its_queue_the_worker_polls_and_one_line_says_so() {
     run.event(line).await;
     let event = rotate(&stage, &mut run, &mut keys, Order::Overlap).await;
     assert_eq!(event["learnt_by"], "poll");
-    assert_nothing_lost(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 /// Fifty times in the harsh way: the service ends the old keys and cuts their streams, and then the

@@ -250,14 +250,9 @@ async fn a_table_that_is_missing_denied_or_of_another_key_stops_it() {
 #[tokio::test]
 async fn what_is_transient_is_tried_again_and_the_start_succeeds() {
     let stage = stage().await;
-    let error = |status, code: &str| Effect::Error {
-        status,
-        code: code.to_owned(),
-        message: "come again".to_owned(),
-    };
-    let secrets = error(400, "ThrottlingException");
+    let secrets = Effect::error(400, "ThrottlingException");
     stage.world.aws.inject(Fault::every_call(Service::SecretsManager, secrets).times(20));
-    let table = error(500, "InternalServerError");
+    let table = Effect::error(500, "InternalServerError");
     stage.world.aws.inject(Fault::every_call(Service::DynamoDb, table).times(5));
     let mut run = stage.start(&[]);
     run.posts_read(10).await;
@@ -270,8 +265,7 @@ async fn what_is_transient_is_tried_again_and_the_start_succeeds() {
 #[tokio::test]
 async fn what_stays_transient_ends_at_start_limit() {
     let stage = stage().await;
-    let error =
-        Effect::Error { status: 503, code: "ServiceUnavailable".into(), message: "no".into() };
+    let error = Effect::error(503, "ServiceUnavailable");
     stage.world.aws.inject(Fault::every_call(Service::SecretsManager, error));
     let ended = ended(&stage, &[("START_LIMIT", "2s")]).await;
     ended.assert_says(69, &["no answer that can be used yet", "ServiceUnavailable"]);

@@ -1,6 +1,7 @@
 //! A world, the real worker in it, and its log.
 
 use std::io::{self, Write};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use twitterstream::demo::ecs_agent::Task;
 use twitterstream::demo::feed_server::replay::Recording;
 use twitterstream::demo::feed_server::{Account, FeedServer, Options, Source};
 use twitterstream::demo::key_rotation::KeyRotation;
-use twitterstream::demo::world::{World, keys_of};
+use twitterstream::demo::world::{Model, World, keys_of};
 use twitterstream::feed::Dialect;
 
 /// How long a test waits for what must come.
-const LIMIT: Duration = Duration::from_mins(1);
+pub const LIMIT: Duration = Duration::from_mins(3);
 
 /// The worker's binary, built with the features of the test.
 pub fn program() -> &'static Path {
@@ -35,6 +36,16 @@ pub fn generated(matching: f64, limit: u64) -> Options {
     let source =
         Source::Generated { seed: fastrand::u64(..), track: "Amazon".to_owned(), matching };
     Options { limit: Some(limit), ..Options::new(vec![account], source, clock()) }
+}
+
+/// So many matching posts a second, without end.
+pub fn flowing(rate: u32) -> Options {
+    Options {
+        limit: None,
+        rate: NonZeroU32::new(rate),
+        keep_alive: Duration::from_millis(100),
+        ..generated(1.0, 0)
+    }
 }
 
 /// These posts, one after the other.
@@ -61,10 +72,15 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(options: Options) -> Self {
+        Self::of(Model::Embedded, options).await
+    }
+
+    /// The same of a model.
+    pub async fn of(model: Model, options: Options) -> Self {
         let account = options.accounts[0].clone();
         let secrets = Mutex::new(keys_of(&account).into());
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let world = World::start(root, clock(), options).await.unwrap();
+        let world = World::of(model, root, clock(), options).await.unwrap();
         Self { world, account, secrets }
     }
 
@@ -104,8 +120,13 @@ impl Stage {
     pub fn command(&self, program: &Path, variables: &[(&str, &str)]) -> Command {
         let feed_url = self.world.feed.url();
         let dialect = Dialect::TwitterV1_1.name();
-        let mut overrides =
-            vec![("FEED", dialect), ("FEED_URL", feed_url.as_str()), ("RUST_LOG", "trace")];
+        let mut overrides = vec![
+            ("FEED", dialect),
+            ("FEED_URL", feed_url.as_str()),
+            ("RUST_LOG", "trace"),
+            // As long as a busy machine may take.
+            ("STOP_LIMIT", "5m"),
+        ];
         overrides.extend_from_slice(variables);
         let World { aws, task_definition, .. } = &self.world;
         Task::command(task_definition, program, &overrides, aws).unwrap()
@@ -225,7 +246,13 @@ impl Run<'_> {
 
     /// Waits until the worker has ended by itself, and checks the log.
     pub async fn end(mut self) -> Ended {
-        let status = timeout(LIMIT, self.task.wait()).await.expect("the worker does not end");
+        let ended = timeout(LIMIT, self.task.wait()).await;
+        while let Ok(line) = self.lines.try_recv() {
+            self.log.push(line);
+        }
+        let Ok(status) = ended else {
+            panic!("the worker does not end:\n{}", own(&self.log));
+        };
         while let Some(line) = self.lines.recv().await {
             self.log.push(line);
         }
@@ -254,6 +281,16 @@ impl Ended {
             assert!(last.contains(word), "{word:?} is not in {last:?}");
         }
     }
+}
+
+/// Stops the feed and the worker, and asserts that all that was sent is in the table, once.
+pub async fn ended_with_all(stage: &Stage, mut run: Run<'_>) -> Ended {
+    stage.world.feed.wait_until(|feed| feed.posts_sent >= 10).await;
+    stage.world.feed.end_posts().await;
+    run.caught_up(&stage.world.feed).await;
+    let ended = run.stop().await;
+    assert_rows(stage, &ended);
+    ended
 }
 
 /// Asserts that the table holds just what the feed has delivered, to the letter.

@@ -1,6 +1,5 @@
 //! The X API v2: its token, its rules and its one stream, with the keys that Secrets Manager holds.
 
-use std::num::NonZeroU32;
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -9,7 +8,7 @@ use twitterstream::demo::feed_server::{
 };
 use twitterstream::demo::key_rotation::Order;
 
-use crate::support::{Ended, Run, Stage, assert_rows, clock, generated};
+use crate::support::{Run, Stage, clock, ended_with_all, flowing, generated};
 
 const OPEN: &str = "the stream is open";
 const CLOSED: &str = "the stream is closed; it will be opened again";
@@ -24,20 +23,6 @@ fn start<'a>(stage: &'a Stage, variables: &[(&str, &str)]) -> Run<'a> {
     stage.start(&all)
 }
 
-/// So many matching posts a second, without end.
-fn flowing(rate: u32) -> Options {
-    Options { limit: None, rate: NonZeroU32::new(rate), ..generated(1.0, 0) }
-}
-
-async fn ended(stage: &Stage, mut run: Run<'_>) -> Ended {
-    stage.world.feed.wait_until(|feed| feed.posts_sent >= 10).await;
-    stage.world.feed.end_posts().await;
-    run.caught_up(&stage.world.feed).await;
-    let ended = run.stop().await;
-    assert_rows(stage, &ended);
-    ended
-}
-
 fn status(code: u16, headers: HeaderMap) -> Fault {
     let code = StatusCode::from_u16(code).unwrap();
     Fault::Status { code, headers, body_template: "{authorization}".to_owned() }
@@ -50,7 +35,7 @@ async fn every_post_that_matches_is_a_row_with_its_authors_name_and_its_whole_te
         let run = start(&stage, &[]);
         let feed = &stage.world.feed;
         feed.wait_until(|feed| feed.posts_sent + feed.posts_passed_over >= 1_000).await;
-        let ended = ended(&stage, run).await;
+        let ended = ended_with_all(&stage, run).await;
         let rows = stage.rows();
         assert!(rows.len() > 200);
         assert!(rows.iter().all(|[_, date, ..]| date.contains('T') && date.contains('Z')));
@@ -77,7 +62,7 @@ async fn the_rules_become_those_of_filter_and_those_of_others_stay() {
     feed.add_rule(stage.account(), "old", "twitterstream").unwrap();
     let run = start(&stage, &[("FILTER", "Amazon,cloud computing,amazon.com")]);
     feed.wait_until(|feed| feed.posts_sent >= 20).await;
-    let ended = ended(&stage, run).await;
+    let ended = ended_with_all(&stage, run).await;
     let mut rules: Vec<_> =
         feed.rules().into_iter().map(|rule| (rule.value, rule.tag.unwrap_or_default())).collect();
     rules.sort();
@@ -130,7 +115,7 @@ async fn new_keys_are_proven_while_the_stream_goes_on_and_no_post_is_lost() {
             let feed = &stage.world.feed;
             feed.wait_until(|_| feed.opened_with(&consumer_key) > 0).await;
         }
-        let ended = ended(&stage, run).await;
+        let ended = ended_with_all(&stage, run).await;
         let feed = stage.world.feed.statistics();
         assert_eq!(feed.refused.get(&Refusal::TooManyConnections), None);
         assert_eq!(stage.world.feed.bearers().len(), 4);
@@ -150,7 +135,7 @@ async fn a_bearer_that_ends_alone_is_minted_anew_and_the_keys_are_not_suspected(
     run.message(CLOSED).await;
     run.message(OPEN).await;
     assert_eq!(stage.world.feed.bearers().len(), 2);
-    let ended = ended(&stage, run).await;
+    let ended = ended_with_all(&stage, run).await;
     assert_eq!(
         stage.world.aws.audit().iter().filter(|call| call.event_name == "DescribeSecret").count(),
         0
@@ -171,7 +156,7 @@ async fn keys_that_get_no_token_are_refused_keys_and_a_rotation_heals_them() {
     keys.rotate(&stage.world, Order::ServiceFirst).unwrap();
     stage.hide_keys(keys.account());
     run.message(ROTATED).await;
-    ended(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 #[tokio::test]
@@ -233,7 +218,7 @@ async fn a_rate_limit_is_over_when_the_server_says_so() {
     assert_eq!(event["class"], "rate limit");
     assert!(event["wait_seconds"].as_f64().unwrap() <= 3.0, "{event}");
     run.message(OPEN).await;
-    ended(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }
 
 #[tokio::test]
@@ -261,7 +246,7 @@ async fn a_second_stream_of_the_application_waits_and_says_who_may_hold_the_firs
     assert!(reason.contains("another task of this application holds"), "{reason}");
     assert!(event["wait_seconds"].as_f64().unwrap() >= 60.0, "{event}");
     assert_eq!(second.stop().await.code, Some(0));
-    ended(&stage, first).await;
+    ended_with_all(&stage, first).await;
 }
 
 #[tokio::test]
@@ -345,5 +330,5 @@ async fn secrets_it_does_not_need_may_be_missing() {
         [("ACCESSTOKEN_SECRET", "no-such-secret"), ("ACCESSTOKENSECRET_SECRET", "no-such-secret")];
     let run = start(&stage, &variables);
     stage.world.feed.wait_until(|feed| feed.posts_sent >= 10).await;
-    ended(&stage, run).await;
+    ended_with_all(&stage, run).await;
 }

@@ -225,7 +225,7 @@ class Aws:
         return session.client(service, endpoint_url=self.url, config=config)
 
     def create(self, keys: Keys) -> None:
-        """The four secrets and the table, as the documents create them."""
+        """The four secrets and the table, as the worker in Python has them."""
         for secret_id, value in zip(SECRET_IDS, astuple(keys)):
             self.secrets.create_secret(Name=secret_id, SecretString=value)
         self.dynamodb.create_table(
@@ -498,7 +498,7 @@ NOTICES: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Row:
-    """What is kept of a post. A row of the documents' worker has no id."""
+    """What is kept of a post. A row of the worker in Python has no id."""
 
     user: str
     date: str
@@ -687,7 +687,7 @@ class Author:
             ]
         for post in same:
             self.send(post, True)
-        # The key of this one is taken by what the documents' worker has left there.
+        # The key of this one is taken by what the worker in Python has left there.
         late = self.post("Amazon, after the other worker", user="left_behind")
         self.script.before.append(Row("left_behind", late["created_at"], "Amazon, stripped", None))
         self.send(late, True)

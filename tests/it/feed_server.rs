@@ -496,6 +496,20 @@ async fn what_falls_due_while_nobody_has_a_stream_of_a_live_feed_passes_by() {
 }
 
 #[tokio::test]
+async fn what_is_due_of_a_live_feed_when_one_stream_gives_way_to_another_goes_to_that_one() {
+    let rate = NonZeroU32::new(10_000);
+    let server = FeedServer::start(Options { rate, live: true, ..options() }).await.unwrap();
+    let mut first = connect(&server, &account(1)).await;
+    first.ids(20).await;
+    // From now on the first takes nothing: all that falls due is due at the hand-over.
+    server.inject(Fault::Stall, When::Open);
+    let mut second = connect(&server, &account(1)).await;
+    second.ids(20).await;
+    let after = server.statistics();
+    assert_eq!((after.cut_oldest, after.posts_missed), (1, 0), "{after:?}");
+}
+
+#[tokio::test]
 async fn length_delimited_records_have_the_length_that_was_said() {
     let server = FeedServer::start(limited(300)).await.unwrap();
     let response =

@@ -127,19 +127,21 @@ async fn open(
         return Err(Refusal::TooLong);
     }
     let delimited = parameter(&request, "delimited").is_some_and(|delimited| delimited == "length");
-    // The oldest stream of the same user gives way, whatever token it was opened with.
     let user = user_id(&account.access_token);
-    let oldest = state.streams.values_mut().find(|stream| {
+    let oldest = state.streams.iter().find(|(_, stream)| {
         !stream.dialect.is_v2() && user_id(&stream.access_token) == user && !stream.is_ending()
     });
-    let statistics = &mut state.tally.statistics;
-    if let Some(oldest) = oldest {
-        statistics.cut_oldest += 1;
+    let oldest = oldest.map(|(id, _)| *id);
+    state.tally.statistics.last_track = Some(track);
+    let connection = state.open(shared, &account, Dialect::V1_1 { delimited }, peer);
+    // The oldest stream of the same user gives way, whatever token it was opened with. The new one is there before it
+    // goes: what is due of a live feed at this moment has a reader.
+    if let Some(oldest) = oldest.and_then(|id| state.streams.get_mut(&id)) {
+        state.tally.statistics.cut_oldest += 1;
         // X: "the same credentials were used to connect a new stream and the oldest was disconnected".
         oldest.end(Ending::Disconnect { code: 7, reason: "admin logout".to_owned() });
     }
-    statistics.last_track = Some(track);
-    Ok(state.open(shared, &account, Dialect::V1_1 { delimited }, peer))
+    Ok(connection)
 }
 
 /// The first value of a parameter of the query or the form.

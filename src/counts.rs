@@ -35,16 +35,6 @@ impl Counter {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// So many more.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// So many less.
-    pub fn subtract(&self, less: u64) {
-        self.0.fetch_sub(less, Ordering::Relaxed);
-    }
-
     /// So many from now on.
     pub fn set(&self, level: u64) {
         self.0.store(level, Ordering::Relaxed);
@@ -154,7 +144,7 @@ pub struct Counts {
     pub rows_recovered: Counter,
     /// Rows that went to the disk, because the table was away or the queue full.
     pub rows_spooled: Counter,
-    /// Rows that are there now, or on their way.
+    /// Rows that are there now, and that the table did not have when it was last written to.
     pub rows_in_spool: Gauge,
     /// Rows for which there was no room, neither in memory nor on the disk: they are lost.
     pub rows_dropped: Counter,
@@ -192,6 +182,7 @@ pub struct Summary {
     pub rotation_events_foreign: u64,
     pub rows_recovered: u64,
     pub rows_spooled: u64,
+    /// At most [`Summary::rows_waiting`].
     pub rows_in_spool: u64,
     pub rows_dropped: u64,
     pub rows_written: u64,
@@ -215,7 +206,8 @@ impl Counts {
         let rows_spooled = self.rows_spooled.count();
         let rows_recovered = self.rows_recovered.count();
         let posts_matched = self.posts_matched.count();
-        let accepted = posts_matched + rows_recovered;
+        let settled = rows_written + rows_rejected + rows_dropped;
+        let rows_waiting = (posts_matched + rows_recovered).saturating_sub(settled);
         Summary {
             connects: self.connects.count(),
             connects_failed_network: self.connects_failed_network.count(),
@@ -237,12 +229,13 @@ impl Counts {
             rotation_events_foreign: self.rotation_events_foreign.count(),
             rows_recovered,
             rows_spooled,
-            rows_in_spool,
+            // The disk may not have heard yet of the last that the table has acknowledged.
+            rows_in_spool: rows_in_spool.min(rows_waiting),
             rows_dropped,
             rows_written,
             rows_collided,
             rows_rejected,
-            rows_waiting: accepted.saturating_sub(rows_written + rows_rejected + rows_dropped),
+            rows_waiting,
         }
     }
 }

@@ -228,7 +228,7 @@ impl Metrics {
         let mut values: Vec<(_, Value)> =
             grown.into_iter().map(|(name, count)| (name, count.into())).collect();
         let mut add = |name, value: Value| values.push((name, value));
-        add("RowsInMemory", now.rows_waiting.saturating_sub(now.rows_in_spool).into());
+        add("RowsInMemory", (now.rows_waiting - now.rows_in_spool).into());
         add("RowsInSpool", now.rows_in_spool.into());
         if let Some(spread) = counts.put_latency.take() {
             add("PutLatencyP50", milliseconds(spread.median));
@@ -409,7 +409,7 @@ mod tests {
         let (mut metrics, counts) = metrics();
         counts.posts_matched.add(30);
         counts.rows_written.add(10);
-        counts.rows_in_spool.add(5);
+        counts.rows_in_spool.set(5);
         counts.read_budget_percent.set(81);
         for number in 1..=100 {
             counts.put_latency.record(Duration::from_millis(number));

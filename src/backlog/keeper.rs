@@ -1,7 +1,7 @@
 //! The keeper of the spool: a thread that moves rows between memory and disk. It alone touches the
 //! file, so that no disk, however slow, holds up reading or writing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::spool::{Spool, SpoolError};
-use super::{Desk, FEW, InHand, Room, Waiting};
+use super::{Desk, FEW, Room, Waiting};
 use crate::table::{ITEM, Row};
 use crate::telemetry::chain;
 
@@ -70,7 +70,7 @@ pub(super) struct Keeper {
     rows: async_channel::Receiver<Waiting>,
     /// Rows on the disk, or on their way there, that are not to be brought back from it: they are in
     /// memory as well, or settled.
-    in_hand: InHand,
+    in_hand: BTreeSet<u64>,
     /// Not on the disk yet.
     added: Vec<(u64, Row, Room)>,
     /// On the disk, and not to be there any more.
@@ -96,7 +96,7 @@ impl Keeper {
             commands,
             queue: Some(queue),
             rows,
-            in_hand: InHand::new(),
+            in_hand: BTreeSet::new(),
             added: Vec::new(),
             settled: Vec::new(),
             came_and_went: Vec::new(),
@@ -166,19 +166,19 @@ impl Keeper {
         }
     }
 
-    /// Puts what waits in memory on the disk, as long as there is room. What came from there is there
-    /// still.
+    /// Puts what waits in memory on the disk, as long as there is room; at the end all of it. What came
+    /// from there is there still.
     fn clear_queue(&mut self) {
         let mut bytes: u64 = self.added.iter().map(|(_, row, _)| row.size() as u64).sum();
-        while (self.added.len() < BATCH || self.ending) && self.spool.has_room(bytes + LAST_ROOM) {
+        while self.ending || (self.added.len() < BATCH && self.spool.has_room(bytes + LAST_ROOM)) {
             let Ok(waiting) = self.rows.try_recv() else { return };
-            let (row, number, room) = waiting.into_parts();
-            if let Some(number) = number {
+            let on_disk = waiting.on_disk;
+            let (number, row, room) = waiting.into_parts();
+            if on_disk {
                 self.in_hand.remove(&number);
             } else {
                 bytes += row.size() as u64;
-                self.desk.counts.rows_in_spool.add(1);
-                self.added.push((self.desk.number(), row, room));
+                self.added.push((number, row, room));
             }
         }
     }
@@ -195,7 +195,7 @@ impl Keeper {
         }
         let given = self.bring_back();
         self.desk.behind.store(self.behind(), Ordering::Relaxed);
-        self.desk.on_disk.store(self.on_disk(), Ordering::Relaxed);
+        self.desk.counts.rows_in_spool.set(self.on_disk());
         taken.and(given)
     }
 
@@ -248,12 +248,11 @@ impl Keeper {
         self.desk.counts.rows_spooled.add(most as u64);
         self.added.drain(..most);
         self.forget_settled();
-        self.desk.on_disk.store(self.on_disk(), Ordering::Relaxed);
+        self.desk.counts.rows_in_spool.set(self.on_disk());
         Ok(())
     }
 
     fn forget_settled(&mut self) {
-        self.desk.counts.rows_in_spool.subtract(self.settled.len() as u64);
         for number in self.settled.drain(..).chain(self.came_and_went.drain(..)) {
             self.in_hand.remove(&number);
         }
@@ -265,7 +264,6 @@ impl Keeper {
         let went = |(number, ..): &mut (u64, Row, Room)| settled.contains(number);
         let went: HashSet<u64> =
             self.added.extract_if(.., went).map(|(number, ..)| number).collect();
-        self.desk.counts.rows_in_spool.subtract(went.len() as u64);
         self.settled.retain(|number| !went.contains(number));
         self.came_and_went.extend(went);
     }
@@ -280,19 +278,18 @@ impl Keeper {
         let rows: Vec<_> =
             self.added.extract_if(.., |(number, ..)| !in_hand.contains(number)).collect();
         for (number, row, room) in rows {
-            if let Err(row) = self.to_memory(row) {
+            if let Err(row) = self.to_memory(number, row) {
                 self.added.push((number, row, room));
             }
         }
     }
 
     /// Has a row wait in memory that was on its way to the disk. Returns it where there is no room.
-    fn to_memory(&self, row: Row) -> Result<(), Row> {
+    fn to_memory(&self, number: u64, row: Row) -> Result<(), Row> {
         let Some(queue) = self.queue.as_ref().filter(|_| !self.ending) else { return Err(row) };
         let Some(room) = self.desk.queue.take(row.size()) else { return Err(row) };
-        self.desk.counts.rows_in_spool.subtract(1);
         // It is open: this thread has a receiver of it.
-        drop(queue.try_send(Waiting::new(row, None, room, &self.desk)));
+        drop(queue.try_send(Waiting::new(number, row, false, room, &self.desk)));
         Ok(())
     }
 
@@ -308,16 +305,18 @@ impl Keeper {
         for (number, row, _room) in rows {
             // A copy alone is no loss.
             let is_copy = self.in_hand.remove(&number);
-            if is_copy || self.to_memory(row).is_err() {
-                self.desk.counts.rows_in_spool.subtract(1);
-                self.desk.counts.rows_dropped.add(u64::from(!is_copy));
+            if !is_copy && self.to_memory(number, row).is_err() {
+                self.desk.counts.rows_dropped.increment();
             }
         }
     }
 
     /// How many rows are on the disk alone.
     fn behind(&self) -> u64 {
-        self.spool.rows().saturating_sub(self.in_hand.len() as u64)
+        // Copies that have not got there are not among those that it holds.
+        let is_copy = |(number, ..): &&(u64, Row, Room)| self.in_hand.contains(number);
+        let under_way = self.added.iter().filter(is_copy).count() + self.came_and_went.len();
+        self.spool.rows().saturating_sub(self.in_hand.len().saturating_sub(under_way) as u64)
     }
 
     /// Brings the oldest rows back to where the writers take them.
@@ -336,7 +335,7 @@ impl Keeper {
                 let Some(room) = self.desk.queue.take(row.size()) else { break };
                 self.in_hand.insert(number);
                 // It is open: this thread has a receiver of it.
-                drop(queue.try_send(Waiting::new(row, Some(number), room, &self.desk)));
+                drop(queue.try_send(Waiting::new(number, row, true, room, &self.desk)));
             }
         }
         // What waits in memory may have to go over the disk yet, if the table goes away.

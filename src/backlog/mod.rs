@@ -10,7 +10,6 @@ mod keeper;
 pub mod pulse;
 pub mod spool;
 
-use std::collections::BTreeSet;
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,8 +49,10 @@ const FLUSH: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Waiting {
     row: Row,
-    /// Its number in the spool, where it has one.
-    number: Option<u64>,
+    /// Its place in the order in which rows came.
+    number: u64,
+    /// Whether the disk has a copy of it, or one is on its way there.
+    on_disk: bool,
     desk: Arc<Desk>,
     room: Room,
     /// Whether a writer has begun to write it.
@@ -81,27 +82,27 @@ impl Waiting {
 
     /// The row was not written yet. While the table is away the disk has a copy of it.
     pub fn keep(&mut self) {
-        if self.number.is_none() && self.desk.pulse.is_away() {
-            self.number = self.desk.keep(&self.row);
+        if !self.on_disk && self.desk.pulse.is_away() {
+            self.on_disk = self.desk.keep(self.number, &self.row);
         }
     }
 
     /// The row is in the table, or can never be.
     pub fn settle(mut self) {
         self.settled = true;
-        if let Some(number) = self.number {
-            self.desk.tell(Command::Settled(number));
+        if self.on_disk {
+            self.desk.tell(Command::Settled(self.number));
         }
     }
 
-    fn new(row: Row, number: Option<u64>, room: Room, desk: &Arc<Desk>) -> Self {
-        Self { row, number, desk: Arc::clone(desk), room, begun: false, settled: false }
+    fn new(number: u64, row: Row, on_disk: bool, room: Room, desk: &Arc<Desk>) -> Self {
+        Self { row, number, on_disk, desk: Arc::clone(desk), room, begun: false, settled: false }
     }
 
-    /// Its parts, for whoever puts it elsewhere.
-    fn into_parts(mut self) -> (Row, Option<u64>, Room) {
+    /// Its number, the row and its room, for whoever puts it elsewhere.
+    fn into_parts(mut self) -> (u64, Row, Room) {
         self.settled = true;
-        (mem::take(&mut self.row), self.number, mem::take(&mut self.room))
+        (self.number, mem::take(&mut self.row), mem::take(&mut self.room))
     }
 }
 
@@ -110,14 +111,16 @@ impl Drop for Waiting {
         if self.begun {
             self.desk.pulse.end();
         }
-        if !self.settled {
-            let row = mem::take(&mut self.row);
-            match self.number {
-                // The disk has it.
-                Some(number) => self.desk.tell(Command::Back(number)),
-                None => _ = self.desk.put(row),
-            }
+        if self.settled {
+            return;
         }
+        let (number, row) = (self.number, mem::take(&mut self.row));
+        self.desk.tell(if self.on_disk {
+            Command::Back(number)
+        } else {
+            // It needs no room on its way: not more than the writers have in hand are let go of.
+            Command::Put(number, row, Room::default())
+        });
     }
 }
 
@@ -130,12 +133,10 @@ struct Desk {
     under_way: Arc<Bound>,
     /// To the keeper of the spool, where there is one.
     keeper: Option<thread::Sender<Command>>,
-    /// The number of the next row on disk.
+    /// The number of the next row.
     next: AtomicU64,
     /// How many rows are on the disk alone.
     behind: AtomicU64,
-    /// How many rows are on the disk and not in the table, as of the last transaction.
-    on_disk: AtomicU64,
 }
 
 impl Desk {
@@ -157,25 +158,22 @@ impl Desk {
     }
 
     /// Gives a row to the disk. Returns it where there is no disk, or too much on its way there.
-    fn put(&self, row: Row) -> Result<(), Row> {
+    fn put(&self, number: u64, row: Row) -> Result<(), Row> {
         if self.keeper.is_none() {
             return Err(row);
         }
         let Some(room) = self.under_way.take(row.size()) else { return Err(row) };
-        self.counts.rows_in_spool.add(1);
-        self.tell(Command::Put(self.number(), row, room));
+        self.tell(Command::Put(number, row, room));
         Ok(())
     }
 
-    /// Gives the disk a copy of a row that stays in hand. `None` where there is no disk, or too much
-    /// on its way there.
-    fn keep(&self, row: &Row) -> Option<u64> {
-        self.keeper.as_ref()?;
-        let room = self.under_way.take(row.size())?;
-        let number = self.number();
-        self.counts.rows_in_spool.add(1);
+    /// Gives the disk a copy of a row that stays in hand. Whether it is on its way: not where there is no
+    /// disk, or too much on its way there.
+    fn keep(&self, number: u64, row: &Row) -> bool {
+        let room = self.keeper.as_ref().and_then(|_| self.under_way.take(row.size()));
+        let Some(room) = room else { return false };
         self.tell(Command::Keep(number, row.clone(), room));
-        Some(number)
+        true
     }
 }
 
@@ -195,20 +193,21 @@ impl Backlog {
 
     fn wait(&self, mut row: Row) -> Result<(), Row> {
         let desk = &self.desk;
+        let number = desk.number();
         let to_disk = desk.is_behind() || desk.pulse.is_away();
         if to_disk {
-            match desk.put(row) {
+            match desk.put(number, row) {
                 Ok(()) => return Ok(()),
                 Err(refused) => row = refused,
             }
         }
         let Some(room) = desk.queue.take(row.size()) else {
-            return if to_disk { Err(row) } else { desk.put(row) };
+            return if to_disk { Err(row) } else { desk.put(number, row) };
         };
         // It has no bound of its own, and is open as long as a writer lives.
-        let waiting = Waiting::new(row, None, room, desk);
+        let waiting = Waiting::new(number, row, false, room, desk);
         let Err(refused) = self.queue.try_send(waiting) else { return Ok(()) };
-        Err(refused.into_inner().into_parts().0)
+        Err(refused.into_inner().into_parts().1)
     }
 }
 
@@ -233,16 +232,14 @@ impl Rest {
         Arc::clone(&self.desk.pulse)
     }
 
-    /// Puts what is still in memory on the disk, where there is one. The writers are at an end. Returns
-    /// how many rows are on the disk then, and not in the table.
-    pub async fn flush(self) -> u64 {
+    /// Puts what is still in memory on the disk, where there is one. The writers are at an end.
+    pub async fn flush(self) {
         self.desk.tell(Command::End);
         if let Some(ended) = self.ended
             && timeout(FLUSH, ended).await.is_err()
         {
             tracing::error!(limit = ?FLUSH, "the spool did not take what was left in time");
         }
-        self.desk.on_disk.load(Ordering::Relaxed)
     }
 }
 
@@ -269,13 +266,12 @@ pub fn open(
         keeper: spool.is_some().then_some(sender),
         next: AtomicU64::new(spool.as_ref().map_or(0, Spool::next)),
         behind: AtomicU64::new(spool.as_ref().map_or(0, Spool::rows)),
-        on_disk: AtomicU64::new(spool.as_ref().map_or(0, Spool::rows)),
     });
     let ended = match spool {
         None => None,
         Some(spool) => {
             counts.rows_recovered.add(spool.rows());
-            counts.rows_in_spool.add(spool.rows());
+            counts.rows_in_spool.set(spool.rows());
             let (end, ended) = oneshot::channel();
             let keeper =
                 Keeper::new(spool, Arc::clone(&desk), commands, queue.clone(), rows.clone());
@@ -353,9 +349,6 @@ impl Drop for Room {
         }
     }
 }
-
-/// Numbers of rows that are in memory as well.
-type InHand = BTreeSet<u64>;
 
 #[cfg(test)]
 mod tests {
@@ -447,7 +440,7 @@ mod tests {
         for number in 0..all {
             backlog.accept(row(number));
         }
-        assert_eq!(counts.rows_in_spool.level(), 3_000);
+        until(|| counts.rows_in_spool.level() == 3_000);
         assert_eq!(write(&rows, QUEUE_ROWS), (0..QUEUE_ROWS).collect::<Vec<_>>());
         let taken = take(&rows, 3_000);
         assert_eq!(ids(&taken), (QUEUE_ROWS..all).collect::<Vec<_>>());
@@ -510,7 +503,42 @@ mod tests {
         first.settle();
         assert_eq!(write(&rows, 99), (1..100).collect::<Vec<_>>());
         assert!(rows.recv().await.is_err(), "nothing can come any more");
-        assert_eq!(rest.flush().await, 0);
+        rest.flush().await;
+        assert_eq!(counts.rows_in_spool.level(), 0);
+    }
+
+    #[test]
+    fn rows_that_waited_in_memory_as_the_table_went_away_come_back_before_those_that_came_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (backlog, _rest, rows) = open(Some((folder.path(), 1 << 30)), &counts).unwrap();
+        backlog.accept(row(0));
+        let mut first = take(&rows, 1).pop().unwrap();
+        first.begin();
+        for number in 1..=5_000 {
+            backlog.accept(row(number));
+        }
+        until(|| first.pulse().is_away());
+        for number in 5_001..=6_000 {
+            backlog.accept(row(number));
+        }
+        until(|| counts.rows_in_spool.level() == 6_000);
+        let _ = first.pulse().acknowledged();
+        first.settle();
+        assert_eq!(write(&rows, 6_000), (1..=6_000).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_left_at_the_end_goes_to_the_disk_as_far_as_it_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::default());
+        let room = 10 * row(10).size() as u64;
+        let (backlog, rest, _rows) = open(Some((folder.path(), room)), &counts).unwrap();
+        for number in 10..25 {
+            backlog.accept(row(number));
+        }
+        flush(backlog, rest).await;
+        assert_eq!((counts.rows_in_spool.level(), counts.rows_dropped.count()), (10, 5));
     }
 
     #[test]

@@ -115,21 +115,37 @@ impl Spool {
     /// is not there to be removed is passed over.
     ///
     /// # Errors
-    /// What the disk answers. Nothing has changed then, and the same may be asked again.
+    /// What the disk answers. Nothing has changed then, where the file can be opened again, and the same may
+    /// be asked again.
     pub fn commit<'a>(
         &mut self,
-        added: impl IntoIterator<Item = (u64, &'a Row)>,
+        added: impl Iterator<Item = (u64, &'a Row)> + Clone,
         removed: impl IntoIterator<Item = u64>,
     ) -> Result<(), SpoolError> {
         self.reopen()?;
         let Some(database) = &self.database else { return Ok(()) };
+        let first = added.clone().next();
         match change(database, added, removed) {
             Ok((bytes, rows, next)) => {
                 (self.bytes, self.rows, self.next) = (bytes, rows, self.next.max(next));
                 Ok(())
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => {
+                let failed = self.failed(error);
+                // A disk may have taken what it said to have failed with. It is all there then, or nothing.
+                let is_there = first.is_some_and(|(number, _)| self.has(number));
+                if is_there { Ok(()) } else { Err(failed) }
+            }
         }
+    }
+
+    /// Whether a row of this number is known to be there.
+    fn has(&mut self, number: u64) -> bool {
+        let found = self.reopen().ok().and(self.database.as_ref()).map(|database| {
+            let rows = database.begin_read()?.open_table(ROWS)?;
+            Ok::<_, redb::Error>(rows.get(number)?.is_some())
+        });
+        matches!(found, Some(Ok(true)))
     }
 
     /// The oldest rows but those in `skipped`: at most so many, and of about so many bytes.
@@ -240,9 +256,16 @@ impl Spool {
 
 /// Whether a file can never be opened again, by this version at least.
 fn is_damage(error: &redb::Error) -> bool {
-    use redb::Error::{Corrupted, RepairAborted, TableTypeMismatch, UpgradeRequired};
+    use redb::Error::{
+        Corrupted, RepairAborted, TableDoesNotExist, TableTypeMismatch, UpgradeRequired,
+    };
     match error {
-        Corrupted(_) | RepairAborted | UpgradeRequired(_) | TableTypeMismatch { .. } => true,
+        // The last two are a database, but not one of rows: what an empty file becomes, for one.
+        Corrupted(_)
+        | RepairAborted
+        | UpgradeRequired(_)
+        | TableTypeMismatch { .. }
+        | TableDoesNotExist(_) => true,
         // A file that ends too soon, or is no database at all.
         redb::Error::Io(error) => {
             matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
@@ -422,7 +445,7 @@ mod tests {
         drop(spool);
         let path = folder.path().join(FILE);
         let whole = fs::read(&path).unwrap();
-        for length in [1, 100, 4_096, whole.len() / 2, whole.len() - 1] {
+        for length in [0, 1, 100, 4_096, whole.len() / 2, whole.len() - 1] {
             fs::write(&path, &whole[..length]).unwrap();
             let (mut spool, aside) = Spool::open(folder.path(), LIMIT).unwrap();
             assert!(aside.is_some() || rows(&mut spool).len() == 100, "{length}");

@@ -167,6 +167,8 @@ pub fn no_task_role(error: &(dyn Error + 'static)) -> Option<String> {
         cause = error.source();
     }
     // The SDK has no type for it: a credentials endpoint that answers 4xx has refused the token or
-    // does not know the task, and will again.
-    text.contains("HTTP credential provider: StatusCode(4").then(|| peer_text(&text))
+    // does not know the task, and will again; unless it only wants to be asked later.
+    let answered =
+        |status: &str| text.contains(&format!("HTTP credential provider: StatusCode({status}"));
+    (answered("4") && !answered("408") && !answered("429")).then(|| peer_text(&text))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::backlog::{self, Backlog, QUEUE_ROWS};
 use crate::clock::Clock;
@@ -37,10 +37,10 @@ use crate::writers::Writers;
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// When a stop is asked for, what has come is read: until so many looks find nothing more, or, where the
-/// feed never pauses, for so long. A socket holds some 6 MB, which are read in less.
+/// feed never pauses, for so long. A socket holds some 6 MB, which even a slow processor reads in less.
 const LOOK: Duration = Duration::from_millis(2);
 const LOOKS_IN_VAIN: u32 = 3;
-const LAST_READ: Duration = Duration::from_millis(250);
+const LAST_READ: Duration = Duration::from_secs(2);
 
 /// How often dropped rows are reported while there are more and more of them.
 const DROPPED: Duration = Duration::from_mins(1);
@@ -123,9 +123,11 @@ pub async fn run<V: Vault>(
     vitals.pulse(rest.pulse());
     let writers = Writers::start(&table, &rows, &counts).map_err(WorkerError::Threads)?;
     drop(rows);
+    let mut asked_at = None;
     let reading = match started {
         Some(Ok(generation)) => {
-            let work = Work { config, sdk, backlog, vitals: &vitals, clock };
+            let asked_at = &mut asked_at;
+            let work = Work { config, sdk, backlog, vitals: &vitals, clock, asked_at };
             let read = work.read(vault, generation, &mut requests, (trigger, triggers)).await;
             let rows_waiting = counts.summary().rows_waiting;
             tracing::info!(rows_waiting, "the stream is closed; writing what was accepted");
@@ -147,7 +149,8 @@ pub async fn run<V: Vault>(
 
     // The backlog is closed now: the writers end once nothing waits.
     vitals.drain();
-    let drained = drain(config, &counts, writers, rest, &mut requests).await;
+    let until = asked_at.unwrap_or_else(Instant::now) + config.stop_limit;
+    let drained = drain(config, until, &counts, writers, rest, &mut requests).await;
     match (reading, drained) {
         (Ok(()), drained) => drained,
         (Err(error), Ok(())) => Err(error),
@@ -165,6 +168,8 @@ struct Work<'a> {
     backlog: Backlog,
     vitals: &'a Vitals,
     clock: Clock,
+    /// When a stop was asked for: `STOP_LIMIT` is counted from there.
+    asked_at: &'a mut Option<Instant>,
 }
 
 impl Work<'_> {
@@ -176,7 +181,7 @@ impl Work<'_> {
         requests: &mut watch::Receiver<Request>,
         (trigger, triggers): (mpsc::UnboundedSender<Reason>, mpsc::UnboundedReceiver<Reason>),
     ) -> Result<(), WorkerError> {
-        let Self { config, sdk, backlog, vitals, clock } = self;
+        let Self { config, sdk, backlog, vitals, clock, asked_at } = self;
         let counts = &vitals.counts;
         let generation = Arc::new(generation);
         let settings = rotation::Settings {
@@ -204,18 +209,25 @@ impl Work<'_> {
             ));
         }
         let mut reading = pin!(read(feed, &config.filter, backlog, counts));
+        let mut dropped = Dropped::default();
         let read = tokio::select! {
             Err(error) = &mut reading => Err(error),
-            () = progress(counts, &status) => Ok(()),
-            () = asked(requests, Request::Drain) => read_what_has_come(reading, counts).await,
+            () = progress(counts, &status, &mut dropped) => Ok(()),
+            () = asked(requests, Request::Drain) => {
+                *asked_at = Some(Instant::now());
+                read_what_has_come(reading, counts, config.stop_limit / 2).await
+            }
         };
+        // Those of the last minute have not been told of.
+        dropped.say(&counts.summary());
         read.map_err(WorkerError::Feed)
     }
 }
 
-/// Writes what was accepted, within `STOP_LIMIT`; the disk takes the rest.
+/// Writes what was accepted, until `STOP_LIMIT` has passed; the disk takes the rest.
 async fn drain(
     config: &Config,
+    until: Instant,
     counts: &Counts,
     mut writers: Writers,
     rest: backlog::Rest,
@@ -223,7 +235,7 @@ async fn drain(
 ) -> Result<(), WorkerError> {
     let rows_dropped = counts.summary().rows_dropped;
     tokio::select! {
-        drained = timeout(config.stop_limit, writers.ended()) => if drained.is_err() {
+        drained = timeout_at(until, writers.ended()) => if drained.is_err() {
             tracing::error!(limit = ?config.stop_limit, "STOP_LIMIT passed with rows still to write");
         },
         () = asked(requests, Request::Leave) => {
@@ -231,10 +243,11 @@ async fn drain(
         }
     }
     writers.leave().await;
-    let on_disk = rest.flush().await;
+    rest.flush().await;
     let summary = counts.summary();
     log(&summary, None, "stopped");
-    let lost = summary.rows_waiting.saturating_sub(on_disk) + summary.rows_dropped - rows_dropped;
+    let in_memory = summary.rows_waiting - summary.rows_in_spool;
+    let lost = in_memory + summary.rows_dropped - rows_dropped;
     match (lost, summary.rows_waiting, &config.spool) {
         (0, 0, _) => Ok(()),
         (0, rows, Some(Spool { folder, .. })) => {
@@ -342,17 +355,18 @@ async fn read(
 async fn read_what_has_come(
     mut reading: Pin<&mut impl Future<Output = Result<Infallible, FeedError>>>,
     counts: &Counts,
+    limit: Duration,
 ) -> Result<(), FeedError> {
-    let until = Instant::now() + LAST_READ;
+    let until = Instant::now() + LAST_READ.min(limit);
     let mut looks_in_vain = 0;
     while looks_in_vain < LOOKS_IN_VAIN && Instant::now() < until {
-        let read = counts.posts_read.count();
+        let read = || counts.posts_read.count() + counts.posts_doubled.count();
+        let before = read();
         // The HTTP client's own task brings it from the socket meanwhile.
         if let Ok(Err(error)) = timeout(LOOK, &mut reading).await {
             return Err(error);
         }
-        let has_come = counts.posts_read.count() > read;
-        looks_in_vain = if has_come { 0 } else { looks_in_vain + 1 };
+        looks_in_vain = if read() > before { 0 } else { looks_in_vain + 1 };
     }
     Ok(())
 }
@@ -385,11 +399,38 @@ fn accept(feed: &mut Feed, record: &[u8], filter: &Filter, backlog: &Backlog, co
     backlog.accept(row);
 }
 
-/// Logs the counts while they change, and with them the age of the credentials; and, loudly, that
+/// Which of the rows that were dropped have been told of.
+#[derive(Default)]
+struct Dropped {
+    rows: u64,
+    said: Option<Instant>,
+}
+
+impl Dropped {
+    /// Says, loudly, that rows are dropped, where it has not been said.
+    fn say(&mut self, counts: &Summary) {
+        if counts.rows_dropped == self.rows {
+            return;
+        }
+        tracing::error!(
+            rows_dropped = counts.rows_dropped,
+            rows_dropped_since_last_said = counts.rows_dropped - self.rows,
+            queue_rows = QUEUE_ROWS,
+            rows_in_spool = counts.rows_in_spool,
+            "rows are lost: the table does not take them, and neither memory nor SPOOL_DIR has room",
+        );
+        *self = Self { rows: counts.rows_dropped, said: Some(Instant::now()) };
+    }
+}
+
+/// Logs the counts while they change, and with them the age of the credentials; and, once a minute, that
 /// rows are dropped.
-async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
+async fn progress(
+    counts: &Counts,
+    status: &watch::Receiver<rotation::Status>,
+    dropped: &mut Dropped,
+) {
     let mut before = Summary::default();
-    let (mut dropped, mut dropped_said) = (0, None::<Instant>);
     let mut ticks = interval(PROGRESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -399,16 +440,8 @@ async fn progress(counts: &Counts, status: &watch::Receiver<rotation::Status>) {
             log(&summary, Some(&status.borrow()), "progress");
         }
         before = summary;
-        let due = dropped_said.is_none_or(|said| said.elapsed() >= DROPPED);
-        if summary.rows_dropped > dropped && due {
-            tracing::error!(
-                rows_dropped = summary.rows_dropped,
-                rows_dropped_since_last_said = summary.rows_dropped - dropped,
-                queue_rows = QUEUE_ROWS,
-                rows_in_spool = summary.rows_in_spool,
-                "rows are lost: the table does not take them, and neither memory nor SPOOL_DIR has room",
-            );
-            (dropped, dropped_said) = (summary.rows_dropped, Some(Instant::now()));
+        if dropped.said.is_none_or(|said| said.elapsed() >= DROPPED) {
+            dropped.say(&summary);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Barrier, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::backlog::Waiting;
@@ -57,9 +57,11 @@ impl Writers {
         let writers = processors.clamp(1, WRITERS);
         let (end, ended) = mpsc::channel(1);
         let leave = watch::Sender::new(false);
+        let all_written = Arc::new(Barrier::new(writers));
         for _ in 0..writers {
             let (table, rows, counts) = (table.clone(), rows.clone(), Arc::clone(counts));
             let (end, mut left) = (end.clone(), leave.subscribe());
+            let all_written = Arc::clone(&all_written);
             let (report, begun) = std::sync::mpsc::channel();
             thread::Builder::new().name("writer".to_owned()).spawn(move || {
                 // Made here, because a runtime must not be dropped where another one runs.
@@ -70,8 +72,13 @@ impl Writers {
                     };
                 drop(report);
                 runtime.block_on(async {
+                    let written = async {
+                        write_all(&table, &rows, IN_FLIGHT / writers, &counts).await;
+                        // Connections are shared, and end with the runtime of the writer that opened them.
+                        all_written.wait().await;
+                    };
                     tokio::select! {
-                        () = write_all(&table, &rows, IN_FLIGHT / writers, &counts) => {}
+                        () = written => {}
                         // What is under way is let go of, and goes to the disk.
                         _ = left.wait_for(|leave| *leave) => {}
                     }

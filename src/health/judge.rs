@@ -56,7 +56,7 @@ impl State {
 /// What is known of the worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// Whether it was asked to stop.
+    /// Whether it reads no more.
     pub draining: bool,
     /// When the labels were last seen; `None` before there are credentials.
     pub looked_at: Option<Instant>,
@@ -109,7 +109,7 @@ fn findings(snapshot: &Snapshot, now: Instant) -> Vec<(State, String)> {
     let mut found = Vec::new();
     let mut find = |state, reason: String| found.push((state, reason));
     if snapshot.draining {
-        find(State::Draining, "the worker was asked to stop".to_owned());
+        find(State::Draining, "the worker is stopping".to_owned());
     } else {
         // What is not wanted any more cannot be missed.
         if let Some(feed::State::Connecting { since, .. }) = snapshot.feed
@@ -137,7 +137,7 @@ fn findings(snapshot: &Snapshot, now: Instant) -> Vec<(State, String)> {
         }
     }
     if snapshot.dropped_at.is_some_and(|at| age(at) < DROPPED) {
-        let reason = "rows were dropped: neither memory nor disk had room";
+        let reason = "rows were dropped: neither memory nor disk took them in time";
         find(State::Failing, reason.to_owned());
     }
     if snapshot.table_is_away {
@@ -205,7 +205,7 @@ mod tests {
             let since = now.checked_sub(SECOND * 601).unwrap();
             snapshot.feed = Some(feed::State::Connecting { since, held_off: false });
         }),
-        (State::Draining, "asked to stop", |snapshot, _| snapshot.draining = true),
+        (State::Draining, "is stopping", |snapshot, _| snapshot.draining = true),
     ];
 
     /// A moment with an hour before it.

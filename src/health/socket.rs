@@ -7,6 +7,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ const SENDING: Duration = Duration::from_secs(1);
 
 /// How long the worker has to answer.
 const ANSWERING: Duration = Duration::from_secs(2);
+
+/// How long the volume may take to let go of the file.
+const UNLINKING: Duration = Duration::from_millis(500);
 
 /// How much of an answer is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
@@ -96,9 +100,19 @@ pub struct Unlink {
 
 impl Drop for Unlink {
     fn drop(&mut self) {
-        if self.file.is_some() && self.file == identity(&self.path) {
-            // What stays is replaced by the next worker.
-            let _ = fs::remove_file(&self.path);
+        let Self { path, file } = self;
+        let (Some(file), path) = (*file, mem::take(path)) else { return };
+        let (done, over) = mpsc::channel();
+        let unlink = move || {
+            if identity(&path) == Some(file) {
+                // What stays is replaced by the next worker.
+                let _ = fs::remove_file(&path);
+            }
+            let _ = done.send(());
+        };
+        // A volume that hangs must not keep the process from its last words.
+        if thread::Builder::new().name("unlink".to_owned()).spawn(unlink).is_ok() {
+            let _ = over.recv_timeout(UNLINKING);
         }
     }
 }

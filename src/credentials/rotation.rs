@@ -270,6 +270,7 @@ impl<V: Vault> Rotation<V> {
 
     /// Looks, offers and hears verdicts, until nobody uses the credentials any more.
     pub async fn run(mut self) {
+        let offers = self.offers.clone();
         loop {
             let reason = tokio::select! {
                 biased;
@@ -289,7 +290,12 @@ impl<V: Vault> Rotation<V> {
             // Whoever asked while nobody looked is answered by this look. Who asks while it goes on
             // gets another one: a label may have moved behind it.
             while self.triggers.try_recv().is_ok() {}
-            match self.look(reason).await {
+            let looked = tokio::select! {
+                looked = self.look(reason) => looked,
+                // What was being fetched is for nobody.
+                () = offers.closed() => return,
+            };
+            match looked {
                 Ok(()) => self.looked(),
                 Err(error) => self.failed(&error),
             }
@@ -819,7 +825,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_the_set_in_use_is_refused_a_vault_that_is_away_is_asked_every_half_minute() {
-        for (is_refused, least, most) in [(false, 1, 12), (true, 15, 60)] {
+        for (is_refused, least, most) in [(false, 1, 24), (true, 30, 120)] {
             let started = start();
             started.vault.away.store(true, Ordering::Relaxed);
             started.trigger.send(Reason::Event).unwrap();
@@ -830,7 +836,7 @@ mod tests {
             }
             let before = started.vault.looks.load(Ordering::Relaxed);
             // The poll is an hour.
-            sleep(Duration::from_mins(10)).await;
+            sleep(Duration::from_mins(20)).await;
             let looks = started.vault.looks.load(Ordering::Relaxed) - before;
             assert!((least..=most).contains(&looks), "{looks} looks, refused: {is_refused}");
         }

@@ -8,9 +8,12 @@
 //! behind `..._RELATIVE_URI` cannot be had without a network namespace.
 
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
@@ -19,7 +22,6 @@ use aws_sdk_secretsmanager::error::ProvideErrorMetadata;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -307,8 +309,12 @@ impl Task {
             program: command.as_std().get_program().display().to_string(),
             source,
         })?;
-        forward(child.stdout.take(), log.clone());
-        forward(child.stderr.take(), log.clone());
+        if let Some(output) = child.stdout.take() {
+            forward(output.into_owned_fd(), log);
+        }
+        if let Some(output) = child.stderr.take() {
+            forward(output.into_owned_fd(), log);
+        }
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let stop_timeout = definition.container()?.stop_timeout.unwrap_or(30);
         let text = |text: &OsStr| text.to_str().map(ToOwned::to_owned);
@@ -426,15 +432,12 @@ impl Usage {
     }
 }
 
-fn forward(
-    output: Option<impl AsyncRead + Unpin + Send + 'static>,
-    log: mpsc::UnboundedSender<String>,
-) {
-    let Some(output) = output else { return };
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(output).lines();
-        // The pipe is read to its end even where nobody listens: a full one would stop the task.
-        while let Ok(Some(line)) = lines.next_line().await {
+/// Sends on what a task says, line by line, from a thread of its own: however busy this process is, the pipe is
+/// read, and to its end even where nobody listens. A full one would stop the task.
+fn forward(output: io::Result<OwnedFd>, log: &mpsc::UnboundedSender<String>) {
+    let (Ok(output), log) = (output, log.clone()) else { return };
+    thread::spawn(move || {
+        for line in BufReader::new(File::from(output)).lines().map_while(Result::ok) {
             let _ = log.send(line);
         }
     });

@@ -250,7 +250,7 @@ class Fargate(check.World):
         """The worker in its container. The feed is where the dialect's own default looks for it."""
         feed.url = f"https://{FEED_HOST}{check.STREAM_PATH}"
         self.feed_port = feed.server_port
-        variables = {"FEED": "twitter-v1.1", "FILTER": check.FILTER, **settings}
+        variables = {"FEED": "twitter-v1.1", "FILTER": check.FILTER, "STOP_LIMIT": "5m", **settings}
         return self.start(self.config([], variables))
 
     def check_command(self, change: Any = lambda config: None) -> tuple[int, dict[str, tuple[bool, str]]]:

@@ -25,7 +25,7 @@ use twitterstream::writers::Writers;
 use crate::support::{Stage, clock, generated, post, replayed};
 
 /// As long as a busy machine may take.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 
 const DATE: &str = "Wed Oct 10 20:19:24 +0000 2018";
 

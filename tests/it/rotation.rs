@@ -71,7 +71,7 @@ fn fetches(stage: &Stage) -> HashMap<(String, String), u32> {
 
 #[tokio::test]
 async fn each_order_of_a_rotation_ends_on_the_new_keys_and_loses_nothing() {
-    let stage = Stage::set(flowing(500)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1s")]);
     run.message("the stream is open").await;
@@ -116,7 +116,7 @@ async fn a_signal_is_answered_by_a_look_and_a_quiet_worker_fetches_nothing() {
 
 #[tokio::test]
 async fn a_refusal_makes_the_worker_look_at_once() {
-    let stage = Stage::set(flowing(500)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1h")]);
     run.message("the stream is open").await;

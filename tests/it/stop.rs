@@ -38,14 +38,14 @@ async fn everything_accepted_is_written_before_a_stop_ends() {
 
 #[tokio::test]
 async fn what_has_come_when_a_stop_is_asked_for_is_read_and_written() {
-    let stage = Stage::set(flowing(1_000)).await;
+    let stage = Stage::set(flowing(50)).await;
     let mut run = stage.start(&[]);
     run.posts_read(1).await;
     // It sleeps, and meanwhile its socket fills.
     run.send(Signal::STOP);
     let feed = &stage.world.feed;
     let sent = feed.statistics().posts_sent;
-    timeout(LIMIT, feed.wait_until(|now| now.posts_sent > sent + 200)).await.unwrap();
+    timeout(LIMIT, feed.wait_until(|now| now.posts_sent > sent + 20)).await.unwrap();
     feed.end_posts().await;
     run.task.terminate();
     run.send(Signal::CONT);
@@ -130,16 +130,15 @@ async fn a_log_that_nobody_reads_or_that_is_closed_stops_nothing() {
         if closed {
             drop((child.stdout.take(), child.stderr.take()));
         }
-        let limit = Duration::from_mins(1);
         let written = async {
             while aws.table_item_count(stage.world.table()).unwrap() < 1_000 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(limit, written).await.expect("the rows are not written");
+        timeout(LIMIT, written).await.expect("the rows are not written");
         let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let status = timeout(limit, child.wait()).await.expect("the worker does not end").unwrap();
+        let status = timeout(LIMIT, child.wait()).await.expect("the worker does not end").unwrap();
         assert_eq!(status.code(), Some(0));
         if let Some(stderr) = &mut child.stderr {
             let mut said = String::new();

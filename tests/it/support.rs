@@ -25,6 +25,9 @@ use twitterstream::feed::Dialect;
 /// How long a test waits for what must come.
 pub const LIMIT: Duration = Duration::from_mins(3);
 
+/// How long for the end of a worker: `STOP_LIMIT` of [`Stage::command`], and time to read and to report.
+const END: Duration = Duration::from_mins(10);
+
 /// The worker's binary, built with the features of the test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_twitterstream"))
@@ -246,7 +249,7 @@ impl Run<'_> {
 
     /// Waits until the worker has ended by itself, and checks the log.
     pub async fn end(mut self) -> Ended {
-        let ended = timeout(LIMIT, self.task.wait()).await;
+        let ended = timeout(END, self.task.wait()).await;
         while let Ok(line) = self.lines.try_recv() {
             self.log.push(line);
         }

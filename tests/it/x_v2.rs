@@ -96,7 +96,7 @@ async fn a_post_that_only_the_rule_of_another_matches_is_no_row() {
 #[tokio::test]
 async fn new_keys_are_proven_while_the_stream_goes_on_and_no_post_is_lost() {
     for order in [Order::Overlap, Order::ServiceFirst, Order::LabelsFirst] {
-        let stage = Stage::set(flowing(500)).await;
+        let stage = Stage::set(flowing(100)).await;
         let mut keys = stage.keys();
         let mut run = start(&stage, &[("ROTATION_POLL", "1s")]);
         run.message(OPEN).await;
@@ -128,7 +128,7 @@ async fn new_keys_are_proven_while_the_stream_goes_on_and_no_post_is_lost() {
 
 #[tokio::test]
 async fn a_bearer_that_ends_alone_is_minted_anew_and_the_keys_are_not_suspected() {
-    let stage = Stage::set(flowing(500)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut run = start(&stage, &[]);
     run.message(OPEN).await;
     stage.world.feed.revoke_bearer(&stage.account().consumer_key, Revocation::Cut);
@@ -145,7 +145,7 @@ async fn a_bearer_that_ends_alone_is_minted_anew_and_the_keys_are_not_suspected(
 
 #[tokio::test]
 async fn keys_that_get_no_token_are_refused_keys_and_a_rotation_heals_them() {
-    let stage = Stage::set(flowing(500)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     stage.world.feed.revoke(stage.access_token(), Revocation::Cut);
     let mut run = start(&stage, &[("ROTATION_POLL", "1s")]);
@@ -287,7 +287,7 @@ async fn a_rule_that_x_does_not_take_is_named() {
 
 #[tokio::test]
 async fn when_the_read_budget_is_spent_the_stream_is_closed_and_said_to_be() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(20)).await;
     let mut run = start(&stage, &[("READ_BUDGET", "50/day,10000/month")]);
     let warned = run.message("four fifths of READ_BUDGET are read").await;
     assert_eq!(warned["period"], "day");

@@ -49,7 +49,7 @@ from werkzeug.serving import make_server
 
 HERE = Path(__file__).parent
 
-LIMIT = 60.0
+LIMIT = 180.0
 """The longest that anything is waited for, in seconds."""
 
 REGION = "eu-central-1"
@@ -760,7 +760,8 @@ class Worker:
     def stop(self) -> int:
         """SIGTERM, as ECS sends it; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(LIMIT)
+        # STOP_LIMIT, and time to read and to report.
+        code = self.process.wait(600.0)
         self.join()
         return code
 
@@ -802,6 +803,8 @@ class World:
             "FILTER": FILTER,
             "FEED": "twitter-v1.1",
             "FEED_URL": feed.url,
+            # As long as a busy machine may take.
+            "STOP_LIMIT": "5m",
             **settings,
         }
         return Worker(self.binary, environment, self.directory)

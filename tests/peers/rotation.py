@@ -28,8 +28,9 @@ from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from oauthlib.oauth1 import SignatureOnlyEndpoint
 
-WITHIN = 3.0
-"""The longest from the last label's move to a connection with the new keys, in seconds."""
+LOOKS = 5
+"""The most looks at all labels between the last one's move and a connection with the new keys: one that is under
+way, one that finds them, one that agrees, and two while the connection is opened and noticed here."""
 
 PACE = 0.01
 """From one post to the next, in seconds."""
@@ -213,6 +214,7 @@ class Rotations:
     def found(self, name: str, keys: Keys, since: float, moved_at: float) -> Connection:
         """Checks that the labels are where they should be, and how soon the new keys are used."""
         self.made += 1
+        looked = self.labels_seen()
         values = [self.world.aws.secrets.get_secret_value(
             SecretId=secret_id, VersionStage="AWSCURRENT")["SecretString"]
             for secret_id in SECRET_IDS]
@@ -223,9 +225,15 @@ class Rotations:
         connection = self.feed.opened_with(keys, since)[0]
         seconds = connection.at - moved_at
         print(f"      {name}: connected {seconds:.2f} s after the last label moved")
-        self.report.check(f"{name}: a connection with the new keys within {WITHIN:.0f} s",
-                          seconds <= WITHIN, f"{seconds:.2f} s")
+        # Not in seconds: what moto and a busy machine take is not the worker's.
+        looks = (self.labels_seen() - looked) / len(SECRET_IDS)
+        self.report.check(f"{name}: a connection with the new keys within {LOOKS} looks", looks <= LOOKS,
+                          f"{looks:.1f}")
         return connection
+
+    def labels_seen(self) -> int:
+        """How often the worker has asked where the labels of a secret are."""
+        return sum(call.operation == "DescribeSecret" for call in self.world.aws.calls_of_task_role())
 
     def overlapped(self, name: str, old: Connection, new: Connection) -> None:
         """Waits for the cut of the old stream; checks that both brought the same for a while."""

@@ -21,7 +21,7 @@ Without a word it does create, test and finish. (The step setSecret is yours: ma
 X's developer console first, and end the old ones there afterwards.) Each step can be run again; after
 a stop in between, run the steps that are left.
 
-  --no-test   do not ask X
+  --no-test   do not ask X: for a feed that is another's, or set X_TOKEN_URL to where it gives tokens
   --dry-run   say what would be done
 
 Needs the variables AWSACCOUNT and REGION, and the tools aws and jq, and curl for the test.

@@ -6,7 +6,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 help() {
   cat <<'END'
-Verifies a deployment of bringup.sh. It changes nothing; it runs one short Fargate task.
+Verifies a deployment of bringup.sh. It leaves nothing changed; it runs one short Fargate task, which writes
+a file to its volume and deletes it, and asks DynamoDB for puts that cannot succeed.
 
   - IAM Access Analyzer validates the policies of the roles and who may take them on.
   - IAM's simulator is asked for each call that a role must be allowed, and for a list that it must not.

@@ -76,13 +76,14 @@ pub struct Report {
 impl Report {
     /// Whether every accepted post is in the table, once and to the letter, and, where the feed
     /// knows which posts match, whether just those were accepted. Of a run that was stopped while
-    /// the feed was sending, the last is not asked: `complete` is false.
+    /// the feed was sending, the last is not asked: `complete` is false. The worker has ended well, too.
     #[must_use]
     pub fn is_right(&self, complete: bool) -> bool {
         let same = |matching| !complete || matching == self.posts_matched;
         self.rows_lost == 0
             && self.rows_differing == 0
             && self.duplicate_ids == 0
+            && self.worker_exit == "exit status: 0"
             && self.rows_in_table == self.rows_written
             && self.rows_written == self.posts_matched
             && self.posts_sent_matching.is_none_or(same)

@@ -4,6 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use twitterstream::demo::feed_server::{Options, Scheme};
 use twitterstream::demo::main_job::{self, Job, Until};
+use twitterstream::demo::report::Report;
 use twitterstream::demo::tls_front::{Authority, Fronts};
 use twitterstream::demo::world::World;
 use twitterstream::feed::Dialect;
@@ -24,6 +25,8 @@ async fn every_matching_post_is_in_the_table_once_and_to_the_letter() {
         assert!(report.rows_collided > 0, "no two posts shared a key: {report}");
         assert_eq!(report.get_secret_value_calls, dialect.credentials().len() as u64);
         assert_eq!(report.worker_exit, "exit status: 0");
+        let crashed = Report { worker_exit: "exit status: 70".to_owned(), ..report.clone() };
+        assert!(!crashed.is_right(true), "{crashed}");
         match dialect {
             Dialect::TwitterV1_1 => assert!(report.posts_matched > 400, "{report}"),
             // What does not match is not sent.

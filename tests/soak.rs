@@ -22,7 +22,7 @@ async fn no_row_and_no_secret_outlives_trouble_after_trouble_and_health_tells_th
     let settings = Settings { drill, length: Duration::from_secs(90) };
     let report = soak::run(&settings, |_| {}).await.unwrap();
     // Memory settles in minutes, not in one.
-    let report = soak::Report { rss_slope: 0.0, ..report };
+    let report = soak::Report { rss_slope: Some(0.0), ..report };
     assert!(report.is_right(), "{report:#?}");
     assert!(report.rotations > 0 && report.health_checks > report.faults, "{report:#?}");
 }

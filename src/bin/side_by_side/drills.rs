@@ -16,7 +16,7 @@ use twitterstream::feed::Dialect;
 use crate::arguments::Arguments;
 use crate::programs::{built, root};
 use crate::terminal::{Line, say};
-use crate::write_json;
+use crate::{Judged, write_json};
 
 /// Counts copies. Whether there are just as many as there should be.
 pub async fn scan(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
@@ -125,6 +125,7 @@ pub async fn soak(
     let report = soak::run(&settings, show).await?;
     line.end();
     say(&report.to_string());
-    write_json(arguments, &report)?;
-    Ok(report.is_right())
+    let is_right = report.is_right();
+    write_json(arguments, &Judged { is_right, report: &report })?;
+    Ok(is_right)
 }

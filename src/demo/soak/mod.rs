@@ -33,6 +33,7 @@ use crate::demo::table_rows::TableRows;
 use crate::demo::to_f64;
 use crate::demo::world::{SECRETS, World, keys_of};
 use crate::health;
+use crate::telemetry::chain;
 
 use self::report::growth;
 pub use self::report::{HandOver, Report};
@@ -61,7 +62,7 @@ const SCANS: u32 = 5;
 /// How often at the end a new worker takes over.
 const HAND_OVERS: u32 = 5;
 
-/// Why a soak did not run to its end.
+/// Why a soak did not run to its end. But for its beginning that is a report, too.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The worker did not live through it.
@@ -88,6 +89,7 @@ impl Error {
         status == "exit status: 70"
     }
 }
+
 /// What a soak is made of.
 #[derive(Clone)]
 pub struct Settings<'a> {
@@ -113,35 +115,22 @@ pub struct Progress {
     pub rss_bytes: u64,
 }
 
-/// Runs a worker through trouble after trouble. `show` is called after each.
+/// Runs a worker through trouble after trouble, first each kind once, however long that takes. `show` is
+/// called after each.
 ///
 /// # Errors
-/// A worker that does not start, ends by itself or hangs. One that ends by a bug is a report.
+/// A world or a worker that does not start. One that ends by itself or hangs after that is a report.
 pub async fn run(
     settings: &Settings<'_>,
     mut show: impl FnMut(&Progress),
 ) -> Result<Report, Error> {
     let begin = |source| Error::Worker { troubles: 0, step: Step::Begin, source };
     let mut soak = Soak::begin(settings).await.map_err(begin)?;
-    let mut each = Step::KINDS.iter();
-    while soak.begun.elapsed() < settings.length {
-        let may_cut = soak.cut_at.is_none_or(|at| at.elapsed() > BETWEEN_CUTS);
-        let step =
-            each.next().map_or_else(|| Step::draw(&mut soak.rng, may_cut), |(step, _)| *step);
-        match soak.live_through(step).await {
-            Err(error) if error.is_panic() => {
-                soak.report.panics += 1;
-                soak.report.complaints.push(crate::telemetry::chain(&error));
-                return soak.end(false).await;
-            }
-            other => other?,
-        }
-        show(&soak.progress(step));
+    if let Err(error) = soak.live(&mut show).await {
+        soak.report.panics += u64::from(error.is_panic());
+        soak.report.complaints.push(chain(&error));
     }
-    for _ in 0..HAND_OVERS {
-        soak.live_through(Step::HandOver).await?;
-    }
-    soak.end(true).await
+    Ok(soak.end())
 }
 
 struct Soak<'a> {
@@ -177,7 +166,7 @@ impl<'a> Soak<'a> {
         let keys = KeyRotation::new(drill.account(), fastrand::Rng::with_seed(!seed));
         let volume = tempfile::tempdir()?;
         let worker = started(&world, drill.program, volume.path(), &queue_url).await?;
-        let mut soak = Self {
+        Ok(Self {
             settings,
             begun: Instant::now(),
             rng: fastrand::Rng::with_seed(seed),
@@ -193,16 +182,39 @@ impl<'a> Soak<'a> {
             is_warm: false,
             memory: Vec::new(),
             report: Report { seed, ..Report::default() },
-        };
-        soak.settle().await?;
-        Ok(soak)
+        })
+    }
+
+    /// All of it, and the end, when the worker is stopped.
+    async fn live(&mut self, show: &mut impl FnMut(&Progress)) -> Result<(), Error> {
+        self.settle().await.map_err(|source| self.failed(Step::Begin, source))?;
+        let mut each = Step::KINDS.iter();
+        loop {
+            let step = match each.next() {
+                Some((step, _)) => *step,
+                None if self.begun.elapsed() >= self.settings.length => break,
+                None => {
+                    let may_cut = self.cut_at.is_none_or(|at| at.elapsed() > BETWEEN_CUTS);
+                    Step::draw(&mut self.rng, may_cut)
+                }
+            };
+            self.live_through(step).await?;
+            show(&self.progress(step));
+        }
+        for _ in 0..HAND_OVERS {
+            self.live_through(Step::HandOver).await?;
+        }
+        self.scan().await?;
+        self.stop().await.map_err(|source| self.failed(Step::End, source))
+    }
+
+    fn failed(&self, step: Step, source: WorkerError) -> Error {
+        Error::Worker { troubles: self.report.faults, step, source }
     }
 
     async fn live_through(&mut self, step: Step) -> Result<(), Error> {
-        let troubles = self.report.faults;
-        let failed = |source| Error::Worker { troubles, step, source };
-        self.take(step).await.map_err(failed)?;
-        self.settle().await.map_err(failed)?;
+        self.take(step).await.map_err(|source| self.failed(step, source))?;
+        self.settle().await.map_err(|source| self.failed(step, source))?;
         self.report.faults += 1;
         let seconds = self.begun.elapsed().as_secs_f64();
         self.is_warm |= matches!(step, Step::TableAway(_));
@@ -219,7 +231,7 @@ impl<'a> Soak<'a> {
     async fn take(&mut self, step: Step) -> Result<(), WorkerError> {
         let moment = Duration::from_millis(self.rng.u64(20..300));
         match step {
-            Step::Begin => {}
+            Step::Begin | Step::End => {}
             Step::FeedCut => {
                 let posts = self.rng.u64(..5);
                 let fault = feed_server::Fault::DropAfter { posts, mid_record: self.rng.bool() };
@@ -438,35 +450,40 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
-    /// Stops the worker and reads the table back.
-    async fn end(mut self, alive: bool) -> Result<Report, Error> {
-        let failed = |troubles, source| Error::Worker { troubles, step: Step::HandOver, source };
-        if alive {
-            self.scan().await?;
-            let ended = self.worker.feed_ends(&self.world.feed).await;
-            ended.map_err(|source| failed(self.report.faults, source))?;
-            self.settle().await.map_err(|source| failed(self.report.faults, source))?;
-            let status = self.worker.stop().await;
-            let status = status.map_err(|source| failed(self.report.faults, source))?;
-            self.report.stopped(&status);
-        }
-        let table = TableRows::read_back(&self.world);
-        let table = table.map_err(|error| failed(self.report.faults, error.into()))?;
-        let expected = self.world.feed.expected_rows();
+    /// Lets the worker write what it has, and stops it.
+    async fn stop(&mut self) -> Result<(), WorkerError> {
+        self.worker.feed_ends(&self.world.feed).await?;
+        self.settle().await?;
+        let status = self.worker.stop().await?;
+        self.report.stopped(&status);
+        Ok(())
+    }
+
+    /// Reads the table back, whatever has become of the worker.
+    fn end(mut self) -> Report {
         self.report.seconds = self.begun.elapsed().as_secs_f64();
         let statistics = self.world.feed.statistics();
         self.report.posts_sent = statistics.posts_sent;
         self.report.posts_missed = statistics.posts_missed;
-        self.report.rows_in_table = table.count;
-        let unread =
-            |post: u64| self.report.hand_overs.iter().any(|one| one.unread().contains(&post));
-        let due = (0..).zip(&expected).filter(|(post, _)| !unread(*post));
-        self.report.rows_lost = table.missing(due.map(|(_, row)| row.id.as_str()));
-        self.report.rows_differing = table.differing(&expected);
-        self.report.duplicate_ids = table.duplicate_ids();
         self.report.rss_bytes = self.worker.usage.rss_bytes;
         self.report.rss_slope = growth(&self.memory);
-        Ok(self.report)
+        match TableRows::read_back(&self.world) {
+            Ok(table) => self.compare(&table),
+            Err(error) => self.report.complaints.push(chain(&WorkerError::from(error))),
+        }
+        self.report
+    }
+
+    /// Holds the table against what the feed has sent.
+    fn compare(&mut self, table: &TableRows) {
+        let Self { world, report, .. } = self;
+        let expected = world.feed.expected_rows();
+        let unread = |post: u64| report.hand_overs.iter().any(|one| one.unread().contains(&post));
+        let due = (0..).zip(&expected).filter(|(post, _)| !unread(*post));
+        report.rows_lost = table.missing(due.map(|(_, row)| row.id.as_str()));
+        report.rows_in_table = table.count;
+        report.rows_differing = table.differing(&expected);
+        report.duplicate_ids = table.duplicate_ids();
     }
 
     fn progress(&self, step: Step) -> Progress {

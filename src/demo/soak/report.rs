@@ -35,15 +35,15 @@ pub struct Report {
     /// Rows with an id that another has, too.
     pub duplicate_ids: u64,
     /// By which share of it resident memory has grown from the first quarter to the end, by the line
-    /// that fits best.
-    pub rss_slope: f64,
+    /// that fits best; none where it was measured too seldom to say.
+    pub rss_slope: Option<f64>,
     /// Resident memory at the end.
     pub rss_bytes: u64,
     /// Copies and fragments of credentials that were rotated out; none where it was not searched.
     pub old_secrets_found: Option<u64>,
     /// Searches of the memory.
     pub scans: u64,
-    /// Why there was none.
+    /// Why there were no more.
     pub scan_skipped: Option<String>,
     /// Workers that ended by a bug.
     pub panics: u64,
@@ -93,7 +93,8 @@ impl Report {
         is_clean
     }
 
-    /// Whether every check held.
+    /// Whether every check held. Where memory cannot be searched, as without root, that one is left out: the
+    /// report says so.
     #[must_use]
     pub fn is_right(&self) -> bool {
         let none = [
@@ -105,7 +106,11 @@ impl Report {
             self.stops_failed,
             self.health_mismatches,
         ];
-        self.faults > 0 && none.iter().all(|count| *count == 0) && self.rss_slope <= GROWTH
+        self.faults > 0
+            && none.iter().all(|count| *count == 0)
+            && self.rss_slope.is_some_and(|slope| slope <= GROWTH)
+            && (self.scans > 0 || self.scan_skipped.is_some())
+            && self.complaints.is_empty()
     }
 }
 
@@ -127,7 +132,8 @@ impl fmt::Display for Report {
             |found| format!("{found} in {} searches", self.scans),
         );
         line("old credentials in memory", found)?;
-        line("memory grew by", format!("{:+.2} %", self.rss_slope * 100.0))?;
+        let grew = self.rss_slope.map(|slope| format!("{:+.2} %", slope * 100.0));
+        line("memory grew by", grew.unwrap_or_else(|| "measured too seldom".to_owned()))?;
         let megabytes = self.rss_bytes / 100_000;
         line("resident memory", format!("{}.{} MB", megabytes / 10, megabytes % 10))?;
         let wrong = format!("{} of {}", self.health_mismatches, self.health_checks);
@@ -138,15 +144,23 @@ impl fmt::Display for Report {
             let cost = format!("{gap_seconds:.2} s, {posts_missed} missed, {posts_unread} unread");
             line("gap of a hand-over, posts", cost)?;
         }
-        self.complaints.iter().try_for_each(|complaint| writeln!(f, "  {complaint}"))
+        self.complaints.iter().try_for_each(|complaint| writeln!(f, "  {complaint}"))?;
+        match &self.scan_skipped {
+            Some(why) => writeln!(
+                f,
+                "\n  LEFT OUT after {} searches: whether memory holds old credentials. {why}",
+                self.scans
+            ),
+            None => Ok(()),
+        }
     }
 }
 
 /// By which share the second coordinate grows over the last three quarters of the samples, by least
-/// squares.
-pub(super) fn growth(samples: &[(f64, f64)]) -> f64 {
+/// squares. None where there are too few.
+pub(super) fn growth(samples: &[(f64, f64)]) -> Option<f64> {
     let samples = samples.get(samples.len() / 4..).unwrap_or_default();
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return 0.0 };
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return None };
     let count = to_f64(samples.len() as u64);
     let mean = |of: fn(&(f64, f64)) -> f64| samples.iter().map(of).sum::<f64>() / count;
     let (mean_x, mean_y) = (mean(|sample| sample.0), mean(|sample| sample.1));
@@ -155,9 +169,9 @@ pub(super) fn growth(samples: &[(f64, f64)]) -> f64 {
     let covariance: f64 =
         samples.iter().map(|sample| deviation(sample) * (sample.1 - mean_y)).sum();
     if variance == 0.0 || mean_y == 0.0 {
-        return 0.0;
+        return None;
     }
-    covariance / variance * (last.0 - first.0) / mean_y
+    Some(covariance / variance * (last.0 - first.0) / mean_y)
 }
 
 #[cfg(test)]
@@ -168,27 +182,33 @@ mod tests {
     fn growth_is_that_of_the_last_three_quarters() {
         let flat: Vec<_> =
             (0..100).map(|n| (f64::from(n), if n < 20 { 1.0 } else { 10.0 })).collect();
-        assert!(growth(&flat).abs() < 1e-9);
+        assert!(growth(&flat).unwrap().abs() < 1e-9);
         let rising: Vec<_> =
             (0..100).map(|n| (f64::from(n), 100.0 + f64::from(n) / 10.0)).collect();
-        assert!((growth(&rising) - 0.07).abs() < 0.01, "{}", growth(&rising));
-        assert_eq!(
-            (growth(&[]), growth(&[(1.0, 2.0)])).partial_cmp(&(0.0, 0.0)),
-            Some(std::cmp::Ordering::Equal)
-        );
+        let grown = growth(&rising).unwrap();
+        assert!((grown - 0.07).abs() < 0.01, "{grown}");
+        assert_eq!((growth(&[]), growth(&[(1.0, 2.0)])), (None, None));
     }
 
     #[test]
     fn one_thing_that_is_not_right_fails_a_soak() {
-        let right = Report { faults: 1, ..Report::default() };
+        let right = Report { faults: 1, rss_slope: Some(0.0), scans: 1, ..Report::default() };
         assert!(right.is_right());
+        // Without root the rest counts, and what does not is said.
+        let why = Some("no root".to_owned());
+        let unsearched = Report { scans: 0, scan_skipped: why, ..right.clone() };
+        assert!(unsearched.is_right() && unsearched.to_string().contains("LEFT OUT"));
+        assert!(!right.to_string().contains("LEFT OUT"));
         for wrong in [
             Report { rows_lost: 1, ..right.clone() },
             Report { old_secrets_found: Some(1), ..right.clone() },
             Report { panics: 1, ..right.clone() },
             Report { stops_failed: 1, ..right.clone() },
             Report { health_mismatches: 1, ..right.clone() },
-            Report { rss_slope: 0.021, ..right.clone() },
+            Report { rss_slope: Some(0.021), ..right.clone() },
+            Report { rss_slope: None, ..right.clone() },
+            Report { scans: 0, ..right.clone() },
+            Report { complaints: vec!["a worker that hangs".to_owned()], ..right.clone() },
             Report { faults: 0, ..right.clone() },
         ] {
             assert!(!wrong.is_right(), "{wrong:?}");

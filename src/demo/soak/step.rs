@@ -34,6 +34,8 @@ pub enum Step {
     ClockJump,
     /// A new worker takes over from the old one.
     HandOver,
+    /// The last worker is stopped.
+    End,
 }
 
 impl fmt::Display for Step {
@@ -52,6 +54,7 @@ impl fmt::Display for Step {
             Self::HangUp => f.write_str("SIGHUP"),
             Self::ClockJump => f.write_str("a clock that jumps"),
             Self::HandOver => f.write_str("a hand-over"),
+            Self::End => f.write_str("the end"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use twitterstream::demo::key_rotation::Order;
 use twitterstream::demo::trouble::Troubles;
 use twitterstream::feed::Dialect;
@@ -19,6 +19,9 @@ use twitterstream::feed::Dialect;
 /// With --posts, --feed, --rotate-every or --dialect the embedded worker runs alone: the main job.
 #[derive(Parser)]
 #[command(name = "cargo demo", version)]
+#[command(group(ArgGroup::new("with a report").multiple(true).args([
+    "once", "dialect", "posts", "feed", "rotate_every", "scan", "trouble", "kills", "soak", "review",
+])))]
 pub struct Arguments {
     /// Go through the whole course of events unattended, in less than two minutes, and write report.html and
     /// report.json
@@ -40,8 +43,8 @@ pub struct Arguments {
     /// generated ones
     #[arg(long, value_name = "FILE")]
     pub feed: Option<PathBuf>,
-    /// Also write the report to FILE, as JSON; with --once instead of report.json
-    #[arg(long, value_name = "FILE")]
+    /// Also write the report to FILE, as JSON; with --once instead of report.json. The live demo has none
+    #[arg(long, value_name = "FILE", requires = "with a report")]
     pub json: Option<PathBuf>,
     /// Posts a second [default: 75 on each side; main job: 200, 500 with --rotate-every; 1000 with --trouble or --kills; 100 with --soak; no limit with --posts]
     #[arg(long, value_name = "N", env = "DEMO_RATE")]
@@ -109,4 +112,38 @@ pub enum LearnBy {
 fn dialect(name: &str) -> Result<Dialect, String> {
     let names = Dialect::ALL.map(Dialect::name).join(" or ");
     Dialect::named(name).ok_or(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn json_is_refused_where_there_is_no_report() {
+        Arguments::command().debug_assert();
+        let parsed = |words: &[&str]| {
+            let all = ["demo", "--json", "x.json"].iter().chain(words);
+            Arguments::try_parse_from(all).map(drop).map_err(|error| error.kind())
+        };
+        for live in [&[][..], &["--rate", "9"], &["--fargate-start", "1s"]] {
+            assert_eq!(parsed(live), Err(ErrorKind::MissingRequiredArgument), "{live:?}");
+        }
+        for words in [
+            &["--once"][..],
+            &["--posts", "1"],
+            &["--dialect", "x-v2"],
+            &["--feed", "x"],
+            &["--rotate-every", "1s"],
+            &["--scan"],
+            &["--trouble", "all"],
+            &["--kills", "1"],
+            &["--soak", "1"],
+            &["--review"],
+        ] {
+            assert_eq!(parsed(words), Ok(()), "{words:?}");
+        }
+    }
 }

@@ -1,11 +1,18 @@
 //! The attacks, while both sides run: the probes, in worlds and on tasks of their own.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::Settings;
 use super::timeline::{Timeline, Tone};
 use crate::demo::probes::{self, Finding, Lab, PROBES};
 use crate::telemetry::chain;
+
+/// How long all of them may take. Half a minute is usual.
+pub(super) const LIMIT: Duration = Duration::from_mins(10);
 
 /// What the attacks have found so far.
 #[derive(Clone, Debug, Serialize)]
@@ -39,7 +46,7 @@ impl Attacks {
 
 /// Begins them, unless they are under way. They break off where `stopped` has no sender any more.
 pub(super) fn begin(
-    lab: OwnedLab,
+    settings: Settings,
     attacks: &watch::Sender<Attacks>,
     mut stopped: watch::Receiver<()>,
     timeline: Timeline,
@@ -54,44 +61,95 @@ pub(super) fn begin(
     if !begun {
         return;
     }
-    let attacks = attacks.clone();
+    let under_way = UnderWay { attacks: attacks.clone(), timeline, ended: None };
     let runtime = tokio::runtime::Handle::current();
     // What they wait on need not be sent between threads, so they get one of their own.
     tokio::task::spawn_blocking(move || {
-        let OwnedLab { root, clock, programs, seed } = lab;
+        let Settings { root, clock, programs, seed, .. } = settings;
         let lab = Lab { root: &root, clock, programs, seed };
         let found = |finding: &Finding| {
-            attacks.send_modify(|attacks| attacks.findings.push(finding.clone()));
+            under_way.attacks.send_modify(|attacks| attacks.findings.push(finding.clone()));
         };
-        let ran = runtime.block_on(async {
+        let ended = runtime.block_on(async {
             tokio::select! {
-                ran = probes::run(&lab, found) => Some(ran),
-                _ = stopped.changed() => None,
+                ran = timeout(LIMIT, probes::run(&lab, found)) => match ran {
+                    Ok(ran) => ran.map_err(|error| chain(&error)),
+                    Err(_) => Err(format!("they have not ended within {LIMIT:?}")),
+                },
+                _ = stopped.changed() => Err("they were broken off".to_owned()),
             }
         });
-        attacks.send_modify(|attacks| {
-            attacks.running = false;
-            match ran {
-                Some(Ok(findings)) => {
-                    let text = format!("{} attacks were made", findings.len());
-                    timeline.note(None, Tone::Note, text);
-                    attacks.findings = findings;
-                }
-                Some(Err(error)) => {
-                    let error = chain(&error);
-                    timeline.note(None, Tone::Bad, format!("the attacks broke off: {error}"));
-                    attacks.error = Some(error);
-                }
-                None => attacks.error = Some("they were broken off".to_owned()),
-            }
-        });
+        under_way.end(ended);
     });
 }
 
-/// What a [`Lab`] borrows.
-pub(super) struct OwnedLab {
-    pub(super) root: std::path::PathBuf,
-    pub(super) clock: crate::demo::Clock,
-    pub(super) programs: probes::Programs,
-    pub(super) seed: u64,
+/// The attacks as they go on. They are over when this is dropped, also where a probe panics: somebody waits
+/// for it.
+struct UnderWay {
+    attacks: watch::Sender<Attacks>,
+    timeline: Timeline,
+    /// What was found, or why they broke off.
+    ended: Option<Result<Vec<Finding>, String>>,
+}
+
+impl UnderWay {
+    fn end(mut self, ended: Result<Vec<Finding>, String>) {
+        self.ended = Some(ended);
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let bug = || Err("a probe has panicked".to_owned());
+        let ended = self.ended.take().unwrap_or_else(bug);
+        match &ended {
+            Ok(findings) => {
+                let text = format!("{} attacks were made", findings.len());
+                self.timeline.note(None, Tone::Note, text);
+            }
+            Err(error) => {
+                self.timeline.note(None, Tone::Bad, format!("the attacks broke off: {error}"));
+            }
+        }
+        self.attacks.send_modify(|attacks| {
+            attacks.running = false;
+            match ended {
+                Ok(findings) => attacks.findings = findings,
+                Err(error) => attacks.error = Some(error),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_attacks_with_an_error() {
+        let attacks = watch::Sender::new(Attacks { running: true, ..Attacks::default() });
+        let timeline = Timeline::new(Instant::now());
+        let under_way =
+            UnderWay { attacks: attacks.clone(), timeline: timeline.clone(), ended: None };
+        let panicked = std::thread::spawn(move || {
+            let _under_way = under_way;
+            panic!("a probe's bug");
+        });
+        assert!(panicked.join().is_err());
+        let attacks = attacks.borrow();
+        assert!(!attacks.running && !attacks.is_complete());
+        assert_eq!(attacks.error.as_deref(), Some("a probe has panicked"));
+        assert_eq!(timeline.since(0)[0].tone, Tone::Bad);
+    }
+
+    #[test]
+    fn attacks_that_end_are_over_and_have_what_was_found() {
+        let attacks = watch::Sender::new(Attacks { running: true, ..Attacks::default() });
+        let timeline = Timeline::new(Instant::now());
+        UnderWay { attacks: attacks.clone(), timeline, ended: None }.end(Ok(Vec::new()));
+        let attacks = attacks.borrow();
+        assert!(!attacks.running && attacks.error.is_none());
+    }
 }

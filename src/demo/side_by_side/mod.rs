@@ -28,9 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use self::attacks::{Attacks, OwnedLab};
+use self::attacks::Attacks;
 use self::deployment::PUBLISHED_START;
-use self::service::{DEPLOYED, Finished, Reached, Request, Secrets, Service};
+use self::service::{DEPLOYED, Finished, Order, Reached, Request, Secrets, Service};
 use self::snapshot::{Reach, SideSnapshot, Snapshot};
 use self::timeline::{Timeline, Tone};
 use super::Clock;
@@ -166,7 +166,7 @@ pub struct Pair {
     /// What happened.
     pub timeline: Timeline,
     reached: Mutex<Reached>,
-    /// Whether one label has moved and three have not.
+    /// Whether one label has moved and three have not, once all that was asked for is done.
     torn: AtomicBool,
     secrets: Secrets,
     attacks: watch::Sender<Attacks>,
@@ -238,10 +238,10 @@ impl Pair {
     /// Does something on both sides, or on the one that it is for. It is done within some 20 ms, but where
     /// a task is being started.
     pub fn act(&self, action: Action) {
-        let away = |service: fn(&mut Reached) -> &mut Reach, reach| {
+        let reach = |service: fn(&mut Reached) -> &mut Reach, reach| {
             let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
             *service(&mut reached) = reach;
-            *reached
+            Order::Reach(*reached)
         };
         let torn = match action {
             Action::Rotate => self.torn.swap(false, Ordering::Relaxed),
@@ -254,34 +254,24 @@ impl Pair {
             action => action.text(),
         };
         self.timeline.note(None, Tone::Action, text);
-        let request: Box<dyn Fn() -> Request> = match action {
-            Action::Rotate => Box::new(|| Request::Rotate),
-            Action::Tear => Box::new(|| Request::Tear),
-            Action::Revoke => Box::new(|| Request::Revoke),
-            Action::Deploy => Box::new(|| Request::Deploy),
+        let order = match action {
+            Action::Rotate => Order::Rotate,
+            Action::Tear => Order::Tear,
+            Action::Revoke => Order::Revoke,
+            Action::Deploy => Order::Deploy,
             Action::Attack => {
-                let Settings { root, clock, programs, seed, .. } = self.settings.clone();
-                let lab = OwnedLab { root, clock, programs, seed };
-                let stopped = self.stopping.subscribe();
-                return attacks::begin(lab, &self.attacks, stopped, self.timeline.clone());
+                let (settings, stopped) = (self.settings.clone(), self.stopping.subscribe());
+                return attacks::begin(settings, &self.attacks, stopped, self.timeline.clone());
             }
-            Action::SecretsAway | Action::SecretsBack => {
-                let is_away = action == Action::SecretsAway;
-                let reach = if is_away { Reach::Away } else { Reach::There };
-                let reached = away(|reached| &mut reached.secrets_manager, reach);
-                Box::new(move || Request::Reach(reached))
-            }
-            Action::TableAway | Action::TableBack => {
-                let is_away = action == Action::TableAway;
-                let reach = if is_away { Reach::Away } else { Reach::There };
-                let reached = away(|reached| &mut reached.dynamodb, reach);
-                Box::new(move || Request::Reach(reached))
-            }
+            Action::SecretsAway => reach(|reached| &mut reached.secrets_manager, Reach::Away),
+            Action::SecretsBack => reach(|reached| &mut reached.secrets_manager, Reach::There),
+            Action::TableAway => reach(|reached| &mut reached.dynamodb, Reach::Away),
+            Action::TableBack => reach(|reached| &mut reached.dynamodb, Reach::There),
         };
         for side in &self.sides {
             if action != Action::Deploy || side.model == DEPLOYED {
                 // Who is gone is noticed where something is waited for.
-                let _ = side.requests.send(request());
+                let _ = side.requests.send(Request::Do(order));
             }
         }
     }

@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::report::{Report, RotationFigures};
 use super::snapshot::SideSnapshot;
 use super::timeline::Tone;
-use super::{Action, Error, Pair};
+use super::{Action, Error, Pair, attacks};
 use crate::demo::world::Model;
 
 /// How long an outage lasts. A worker's rows go to its disk after five seconds.
@@ -20,6 +20,10 @@ const OUTAGE: Duration = Duration::from_secs(7);
 
 /// How long something that must come may take, the simulated start apart.
 const LIMIT: Duration = Duration::from_mins(2);
+
+/// How long is waited for the attacks, which end themselves by then: but not where a probe does not let go of
+/// its thread.
+const ATTACKS_LIMIT: Duration = attacks::LIMIT.saturating_add(Duration::from_mins(1));
 
 /// A part of the course.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,7 +94,8 @@ pub async fn run(pair: &Pair) -> Result<Report, Error> {
 
     course.begin("attacks");
     pair.act(Action::Attack);
-    let attacks = pair.attacked().await;
+    let stuck = |_| Error::Stuck { what: "the end of the attacks", limit: ATTACKS_LIMIT };
+    let attacks = timeout(ATTACKS_LIMIT, pair.attacked()).await.map_err(stuck)?;
 
     course.begin("both are stopped, and the tables read back");
     pair.timeline.note(

@@ -35,6 +35,15 @@ const POINTS: usize = 36_000;
 
 /// What a side is asked to do.
 pub(super) enum Request {
+    /// Something goes on.
+    Do(Order),
+    /// The feed ends its posts; the task writes what it has, and is stopped.
+    Finish(oneshot::Sender<Finished>),
+}
+
+/// What an operator, the feed's service or AWS does to a side.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
     /// The service makes new keys and accepts both; the labels of all four secrets move. Where the set is
     /// torn, the three that are behind follow.
     Rotate,
@@ -46,8 +55,6 @@ pub(super) enum Request {
     Reach(Reached),
     /// `UpdateService` with `forceNewDeployment`.
     Deploy,
-    /// The feed ends its posts; the task writes what it has, and is stopped.
-    Finish(oneshot::Sender<Finished>),
 }
 
 /// Which of the services can be reached.
@@ -124,8 +131,6 @@ pub(super) struct Service {
     timeline: Timeline,
     published: watch::Sender<SideSnapshot>,
     published_at: Instant,
-    /// Whether one label has moved and three have not.
-    torn: bool,
     sets_refused: u64,
     secrets: Secrets,
     counts: BTreeMap<String, u64>,
@@ -181,7 +186,6 @@ impl Service {
             timeline,
             published,
             published_at: now,
-            torn: false,
             sets_refused: 0,
             secrets,
             counts: BTreeMap::new(),
@@ -217,42 +221,41 @@ impl Service {
         }
     }
 
-    fn heed(&mut self, request: &Request) -> Result<(), Error> {
+    fn heed(&mut self, order: Order) -> Result<(), Error> {
         let Self { side: Side { world, keys, model, .. }, .. } = self;
-        match request {
-            Request::Rotate | Request::Tear if !self.torn => {
+        let torn = self.keys.newest() > self.keys.labelled();
+        match order {
+            Order::Rotate | Order::Tear if !torn => {
                 keys.renew();
                 keys.accept(world);
                 self.secrets.add(keys.account());
                 self.keys.renewed(keys.account().access_token.clone());
                 keys.move_label(world, 0)?;
-                if matches!(request, Request::Rotate) {
+                if matches!(order, Order::Rotate) {
                     self.complete()?;
-                } else {
-                    self.torn = true;
                 }
             }
-            Request::Rotate => self.complete()?,
-            Request::Revoke => keys.end_overlap(world),
-            Request::Reach(Reached { secrets_manager, dynamodb }) => {
+            Order::Rotate => self.complete()?,
+            // The set is torn already.
+            Order::Tear => {}
+            Order::Revoke => keys.end_overlap(world),
+            Order::Reach(Reached { secrets_manager, dynamodb }) => {
                 world.aws.clear_faults();
                 for (service, reach) in [
-                    (AwsService::SecretsManager, *secrets_manager),
-                    (AwsService::DynamoDb, *dynamodb),
+                    (AwsService::SecretsManager, secrets_manager),
+                    (AwsService::DynamoDb, dynamodb),
                 ] {
                     if reach == Reach::Away {
                         world.aws.inject(Fault::every_call(service, Effect::Reset));
                     }
                 }
             }
-            Request::Deploy => {
+            Order::Deploy => {
                 self.deployment.force_new_deployment();
                 let text =
                     "forced deployment: the service has at least 0 % and at most 100 % of its task";
                 self.timeline.note(Some(*model), Tone::Action, text);
             }
-            // The set is torn already; and the other ends the loop, and does not come here.
-            Request::Tear | Request::Finish(_) => {}
         }
         Ok(())
     }
@@ -262,7 +265,6 @@ impl Service {
         for secret in 1..SECRETS.len() {
             self.side.keys.move_label(&self.side.world, secret)?;
         }
-        self.torn = false;
         self.keys.labels_moved(Instant::now());
         Ok(())
     }

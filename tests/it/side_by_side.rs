@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use twitterstream::demo::probes::Programs;
 use twitterstream::demo::side_by_side::calls::Calls;
+use twitterstream::demo::side_by_side::report::Report;
 use twitterstream::demo::side_by_side::snapshot::{SideSnapshot, Snapshot};
 use twitterstream::demo::side_by_side::{Action, Pair, Settings, scenario};
 use twitterstream::demo::world::Model;
@@ -75,6 +76,12 @@ async fn one_side_takes_new_keys_by_itself_and_the_other_with_a_new_task_that_lo
     let injected = until(&pair, Model::Injected, |side| side.keys_in_use == Some(2)).await;
     assert!(!injected.stale && injected.rows_missed > 0, "{injected:#?}");
     assert_eq!((injected.task.starts, injected.task.simulated_seconds), (2, 0.3));
+    // Only what came while the task was made ready is called simulated.
+    let simulated = injected.simulated_seconds_on_old;
+    assert!(simulated > 0.0 && simulated < injected.seconds_on_old, "{injected:#?}");
+    assert!(injected.simulated_rows_missed <= injected.rows_missed, "{injected:#?}");
+    let told: String = pair.timeline.since(0).into_iter().map(|event| event.text + "\n").collect();
+    assert!(told.contains(" s of it simulated"), "{told}");
 
     let [embedded, injected] = pair.finish().await.unwrap();
     // On a machine that is too busy to answer in time a stream may be lost; nothing else is.
@@ -84,10 +91,12 @@ async fn one_side_takes_new_keys_by_itself_and_the_other_with_a_new_task_that_lo
     assert_eq!(embedded.table.differing(&embedded.expected), 0);
     assert_eq!((embedded.last.task.starts, embedded.adopted), (1, 1));
     assert!(injected.rows_lost >= injected.last.rows_missed && injected.rows_lost > 0);
+    assert!(embedded.last.simulated_rows_missed == 0);
+    assert!(embedded.last.simulated_seconds_on_old.abs() < 1e-9);
     assert_eq!(fetches(&embedded.last), [("twitterstream-embedded-task-role", 8, 0)]);
     assert_eq!(fetches(&injected.last), [("twitterstream-injected-task-execution-role", 8, 0)]);
     for side in [&embedded, &injected] {
-        assert_eq!(side.worker_exit, "exit status: 0");
+        assert_eq!((&*side.worker_exit, side.ended_by_itself.len()), ("exit status: 0", 0));
         for versions in &side.last.versions {
             assert!(versions.current.is_some() && versions.current == versions.fetched);
         }
@@ -131,9 +140,18 @@ async fn the_scenario_ends_well_and_nothing_that_it_shows_is_a_secret() {
     let embedded = &report.embedded;
     let wrong = [embedded.rows_lost, embedded.rows_differing, embedded.duplicate_ids];
     assert!(wrong[1..] == [0, 0] && embedded.worker_exit == "exit status: 0", "{report}");
+    let lost = "the embedded side lost rows";
+    let expected: Vec<_> = [lost].into_iter().filter(|_| wrong[0] > 0).collect();
+    assert_eq!(report.complaints(), expected, "{report}");
     assert_eq!(report.is_right(), wrong[0] == 0, "{report}");
+    one_thing_that_is_not_right_is_a_complaint(&report);
     assert_eq!(report.rotation.each.len(), 3);
     assert!(report.rotation.injected.rows_lost > 0, "{report}");
+    // The first rotation is one of three, and alone.
+    let [first, of_all] = [&report.rotation.injected, &report.rotation.each[0].injected];
+    assert_eq!(first, of_all);
+    assert!(first.rows_lost < report.injected.rows_lost, "{report}");
+    assert!(first.simulated_rows_lost <= first.rows_lost, "{report}");
     assert!((report.rotation.injected.restart_simulated_seconds - 0.3).abs() < 1e-9, "{report}");
     assert_eq!(report.rotation.embedded.restarts, 0);
     let json = serde_json::to_string(&report).unwrap();
@@ -149,4 +167,35 @@ async fn the_scenario_ends_well_and_nothing_that_it_shows_is_a_secret() {
     assert_eq!(holding(&shown, &secrets), [""; 0]);
     // It would be found.
     assert_eq!(holding(&[&format!("a {} b", secrets[0])], &secrets).len(), 1);
+}
+
+fn one_thing_that_is_not_right_is_a_complaint(report: &Report) {
+    let is_missed = |change: fn(&mut Report)| {
+        let mut changed = report.clone();
+        changed.embedded.rows_lost = 0;
+        assert!(changed.is_right(), "{changed}");
+        change(&mut changed);
+        changed.is_right() || changed.complaints().len() != 1
+    };
+    let changes: [fn(&mut Report); 12] = [
+        |report| report.embedded.rows_lost = 1,
+        |report| report.embedded.rows_differing = 1,
+        |report| report.embedded.duplicate_ids = 1,
+        |report| report.embedded.rows_in_table = 0,
+        |report| report.embedded.worker_exit = "exit status: 70".to_owned(),
+        |report| report.ended_by_itself.push("exit status: 70".to_owned()),
+        |report| report.tasks_started = 2,
+        |report| report.injected.rows_differing = 1,
+        |report| report.injected.duplicate_ids = 1,
+        |report| report.injected.rows_in_table = 0,
+        |report| report.injected.worker_exit = "signal: 9 (SIGKILL)".to_owned(),
+        |report| report.injected.ended_by_itself.push("exit status: 70".to_owned()),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        assert!(!is_missed(change), "change {number}");
+    }
+    let mut changed = report.clone();
+    changed.injected.rows_lost += 1_000;
+    changed.embedded.rows_lost = 0;
+    assert!(changed.is_right(), "{changed}");
 }

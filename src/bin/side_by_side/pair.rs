@@ -18,7 +18,7 @@ use twitterstream::demo::world::Model;
 use crate::arguments::Arguments;
 use crate::programs::{built, root};
 use crate::terminal::say;
-use crate::{interrupted, write_json};
+use crate::{Judged, interrupted, write_json};
 
 /// Posts a second on each side where nobody says.
 const RATE: NonZeroU32 = NonZeroU32::new(75).unwrap();
@@ -68,6 +68,19 @@ async fn start(arguments: &Arguments) -> Result<Pair, Box<dyn std::error::Error>
 
 /// Goes through the scenario, and writes the reports. Whether it is as it should be.
 pub async fn once(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(&arguments.out)
+        .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
+    let json = arguments.json.clone().unwrap_or_else(|| arguments.out.join("report.json"));
+    let page = arguments.out.join("report.html");
+    // Of a run that fails there is no report, and none of another run in its place.
+    for path in [&json, &page] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", path.display()).into());
+            }
+            _ => {}
+        }
+    }
     let pair = start(arguments).await?;
     let mut told = 0;
     let report = {
@@ -86,11 +99,10 @@ pub async fn once(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Err
     let written = |path: &Path, text: &[u8]| {
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
     };
-    std::fs::create_dir_all(&arguments.out)
-        .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
-    let json = arguments.json.clone().unwrap_or_else(|| arguments.out.join("report.json"));
-    let page = arguments.out.join("report.html");
-    written(&json, &serde_json::to_vec_pretty(&report)?)?;
+    written(
+        &json,
+        &serde_json::to_vec_pretty(&Judged { is_right: report.is_right(), report: &report })?,
+    )?;
     written(&page, report_page::page(&report).as_bytes())?;
     say(&format!("Written: {} and {}", page.display(), json.display()));
     Ok(report.is_right())
@@ -152,17 +164,27 @@ fn stand(pair: &Pair) {
         };
         let keys = side.keys_in_use.map_or_else(|| "none".to_owned(), |keys| keys.to_string());
         say(&format!(
-            "{:7.1} s  {:<9} {task}; stream {}; keys {keys} of {}; on old keys {:.1} s; rows {}, lost {}, in the spool {}",
+            "{:7.1} s  {:<9} {task}; stream {}; keys {keys} of {}; on old keys {:.1} s{}; rows {}, lost {}{}, in the spool {}",
             snapshot.seconds,
             side.model.name(),
             if side.streaming { "open" } else { "none" },
             side.keys_newest,
             side.seconds_on_old,
+            simulated(
+                format!("{:.1} s", side.simulated_seconds_on_old),
+                side.task.simulated_seconds
+            ),
             side.rows_written,
             side.rows_missed,
+            simulated(side.simulated_rows_missed.to_string(), side.task.simulated_seconds),
             side.rows_in_spool,
         ));
     }
+}
+
+/// What the simulated starts have added to a figure, where there was one.
+fn simulated(share: String, starts: f64) -> String {
+    if starts > 0.0 { format!(" ({share} of it simulated)") } else { String::new() }
 }
 
 /// Says what has come to the timeline; returns the number of the next event.

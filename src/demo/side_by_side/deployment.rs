@@ -7,6 +7,10 @@
 //! What is really done is the work of the local agent: injecting the secrets, starting the container's
 //! process, SIGTERM, SIGKILL. What Fargate takes for an address and for the image is waited for, and
 //! called simulated wherever it is shown.
+//!
+//! The definitions' `restartPolicy` is not simulated. A worker that ends by itself becomes a new task here, with
+//! the values that the secrets have then; on Fargate its container would first be started anew within the
+//! task, at once and with the values that were injected before. Where a worker ends by itself that is said.
 
 use std::time::Duration;
 

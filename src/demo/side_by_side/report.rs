@@ -17,14 +17,15 @@ use crate::demo::to_f64;
 use crate::demo::world::Model;
 use crate::feed::Dialect;
 
-/// What a rotation, or all of them, did to a side.
+/// What a rotation did to a side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RotationFigures {
     /// From the last label to the first stream with the new keys.
     pub seconds_on_old: f64,
-    /// Matching posts that the feed made and the table does not have. Of one rotation: those that it made
-    /// while nobody had a stream.
+    /// Matching posts that the feed made while nobody had a stream.
     pub rows_lost: u64,
+    /// Those of them that it made while a task was being made ready: simulated.
+    pub simulated_rows_lost: u64,
     /// How much of it Fargate was simulated to take for new tasks; see `simulated_start_seconds`.
     pub restart_simulated_seconds: f64,
     /// How many tasks were started for it.
@@ -36,6 +37,7 @@ impl RotationFigures {
         Self {
             seconds_on_old: after.seconds_on_old - before.seconds_on_old,
             rows_lost: after.rows_missed - before.rows_missed,
+            simulated_rows_lost: after.simulated_rows_missed - before.simulated_rows_missed,
             restart_simulated_seconds: after.task.simulated_seconds - before.task.simulated_seconds,
             restarts: after.task.starts - before.task.starts,
         }
@@ -45,7 +47,7 @@ impl RotationFigures {
 /// The rotations of both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rotations {
-    /// The rotation with an overlap; its `rows_lost` are those of the whole run.
+    /// The rotation with an overlap, and nothing else: what the whole run came to is elsewhere.
     pub embedded: RotationFigures,
     /// The same of the injected side.
     pub injected: RotationFigures,
@@ -68,6 +70,8 @@ pub struct InjectedSide {
     pub rows_in_table: u64,
     /// Matching posts that the feed made and the table does not have.
     pub rows_lost: u64,
+    /// Those of them that it made while a task was being made ready: simulated.
+    pub simulated_rows_lost: u64,
     /// Rows whose user, date or text is not what the feed sent.
     pub rows_differing: u64,
     /// Ids that the table holds twice.
@@ -82,14 +86,21 @@ pub struct InjectedSide {
     pub get_secret_value_calls: u64,
     /// How the last worker's process ended.
     pub worker_exit: String,
+    /// How those ended that nobody had asked to.
+    pub ended_by_itself: Vec<String>,
 }
 
-/// The figures of one run. All were measured in it, but for what carries its source.
+/// The figures of one run. All were measured in it, but for what carries its source, and what is called
+/// simulated.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The embedded side, as the main job reports it.
     #[serde(flatten)]
     pub embedded: report::Report,
+    /// Tasks that were started on the embedded side.
+    pub tasks_started: u32,
+    /// How its workers ended that nobody had asked to.
+    pub ended_by_itself: Vec<String>,
     /// The injected side.
     pub injected: InjectedSide,
     /// What was found by attacking both.
@@ -106,8 +117,10 @@ pub struct Report {
     pub simulated_start_seconds: f64,
     /// What it was published to take.
     pub published_start: Published,
-    /// How long the operator of the injected side took to force a deployment: the best case.
+    /// How long the operator of the injected side takes to force a deployment: nobody has measured one.
     pub operator_reaction_seconds: f64,
+    /// Where that is from.
+    pub operator_reaction_source: &'static str,
     /// The parts of the run.
     pub phases: Vec<Phase>,
     /// What happened.
@@ -127,14 +140,12 @@ impl Report {
         phases: Vec<Phase>,
         each: Vec<Rotation>,
     ) -> Self {
-        let overlap = each.first();
-        let figures = |of: fn(&Rotation) -> &RotationFigures, rows_lost| RotationFigures {
-            rows_lost,
-            ..overlap.map(of).cloned().unwrap_or_default()
+        let overlap = |of: fn(&Rotation) -> &RotationFigures| {
+            each.first().map(of).cloned().unwrap_or_default()
         };
         let rotation = Rotations {
-            embedded: figures(|rotation| &rotation.embedded, embedded.rows_lost),
-            injected: figures(|rotation| &rotation.injected, injected.rows_lost),
+            embedded: overlap(|rotation| &rotation.embedded),
+            injected: overlap(|rotation| &rotation.injected),
             each,
         };
         Self {
@@ -146,24 +157,46 @@ impl Report {
             simulated_start_seconds: pair.settings.fargate_start.as_secs_f64(),
             published_start: PUBLISHED_START,
             operator_reaction_seconds: 0.0,
+            operator_reaction_source: "an assumption: the best case for injection",
             phases,
             timeline: pair.timeline.since(0),
             stale_intervals: [&embedded, &injected].map(|side| side.last.stale_intervals.clone()),
             injected: InjectedSide::of(&injected),
+            tasks_started: embedded.last.task.starts,
+            ended_by_itself: embedded.ended_by_itself.clone(),
             points: [embedded.points.clone(), injected.points],
             embedded: main_job(embedded),
         }
     }
 
-    /// Whether the embedded side has lost, doubled and changed no row and ended well, and every probe
-    /// ran or says why not.
+    /// Whether nothing is wrong.
     #[must_use]
     pub fn is_right(&self) -> bool {
-        let embedded = &self.embedded;
-        [embedded.rows_lost, embedded.rows_differing, embedded.duplicate_ids] == [0; 3]
-            && embedded.rows_in_table > 0
-            && embedded.worker_exit == "exit status: 0"
-            && self.probes_complete
+        self.complaints().is_empty()
+    }
+
+    /// What is wrong. That the injected side loses what passes by while it has no stream is not: it is what
+    /// a new task costs.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<&'static str> {
+        let Self { embedded, injected, .. } = self;
+        let well = "exit status: 0";
+        let checks = [
+            (embedded.rows_lost == 0, "the embedded side lost rows"),
+            (embedded.rows_differing == 0, "the embedded side changed rows"),
+            (embedded.duplicate_ids == 0, "the embedded side doubled rows"),
+            (embedded.rows_in_table > 0, "the embedded side has no row"),
+            (embedded.worker_exit == well, "the embedded worker did not end well"),
+            (self.ended_by_itself.is_empty(), "an embedded worker ended by itself"),
+            (self.tasks_started == 1, "the embedded side took more than one task"),
+            (injected.rows_differing == 0, "the injected side changed rows"),
+            (injected.duplicate_ids == 0, "the injected side doubled rows"),
+            (injected.rows_in_table > 0, "the injected side has no row"),
+            (injected.worker_exit == well, "the injected worker did not end well"),
+            (injected.ended_by_itself.is_empty(), "an injected worker ended by itself"),
+            (self.probes_complete, "not every attack was made"),
+        ];
+        checks.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint).collect()
     }
 }
 
@@ -177,6 +210,7 @@ impl InjectedSide {
             rows_written: count("rows_written"),
             rows_in_table: side.table.count,
             rows_lost: side.rows_lost,
+            simulated_rows_lost: side.last.simulated_rows_missed,
             rows_differing: side.table.differing(&side.expected),
             duplicate_ids: side.table.duplicate_ids(),
             connects: count("connects"),
@@ -184,6 +218,7 @@ impl InjectedSide {
             tasks_started: side.last.task.starts,
             get_secret_value_calls: side.get_secret_value_calls,
             worker_exit: side.worker_exit.clone(),
+            ended_by_itself: side.ended_by_itself.clone(),
         }
     }
 }
@@ -241,6 +276,14 @@ pub(super) fn seconds(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
+/// Rows that were lost, and how many of them the simulated starts have cost.
+pub(super) fn lost(rows: u64, simulated: u64) -> String {
+    match simulated {
+        0 => rows.to_string(),
+        simulated => format!("{rows} ({simulated} of them in a simulated start)"),
+    }
+}
+
 /// What was measured on each side: a name, and the two values.
 pub(super) fn figures(report: &Report) -> Vec<[String; 3]> {
     let Report { embedded, injected, rotation, .. } = report;
@@ -258,7 +301,7 @@ pub(super) fn figures(report: &Report) -> Vec<[String; 3]> {
             seconds(figures.seconds_on_old) + &simulated
         };
         lines.push(line(&format!("on old keys, {kind}"), on_old(embedded), on_old(injected)));
-        let lost = |figures: &RotationFigures| figures.rows_lost.to_string();
+        let lost = |figures: &RotationFigures| lost(figures.rows_lost, figures.simulated_rows_lost);
         lines.push(line("  rows lost meanwhile", lost(embedded), lost(injected)));
         let restarts = |figures: &RotationFigures| figures.restarts.to_string();
         lines.push(line("  tasks started for it", restarts(embedded), restarts(injected)));
@@ -267,10 +310,14 @@ pub(super) fn figures(report: &Report) -> Vec<[String; 3]> {
         lines.push(line(name, embedded.to_string(), injected.to_string()));
     };
     count("rows in the table", embedded.rows_in_table, injected.rows_in_table);
-    count("rows lost, whole run", embedded.rows_lost, injected.rows_lost);
     count("rows not as sent", embedded.rows_differing, injected.rows_differing);
     count("duplicate ids", embedded.duplicate_ids, injected.duplicate_ids);
     count("GetSecretValue calls", embedded.get_secret_value_calls, injected.get_secret_value_calls);
+    lines.push(line(
+        "rows lost, whole run",
+        embedded.rows_lost.to_string(),
+        lost(injected.rows_lost, injected.simulated_rows_lost),
+    ));
     let exit = [&embedded.worker_exit, &injected.worker_exit].map(Clone::clone);
     let [embedded, injected] = exit;
     lines.push(line("last task ended with", embedded, injected));
@@ -282,19 +329,20 @@ pub(super) fn note_on_the_start(report: &Report) -> String {
     let Published { seconds: published, of, source } = report.published_start;
     format!(
         "A start of a task on Fargate is simulated: {}. Published: {published:.0} s, {of} ({source}). \
-         The injected side's operator deploys {:.0} s after the cut: the best case.",
+         The injected side's operator deploys {:.0} s after the cut: {}.",
         seconds(report.simulated_start_seconds),
         report.operator_reaction_seconds,
+        report.operator_reaction_source,
     )
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [name, column] = [58, 30];
+        let [name, column] = [58, 12];
         let names = Model::BOTH.map(Model::name);
         let [embedded, injected] = names;
         writeln!(f, "  {:<name$}{embedded:<column$}{injected}", "")?;
-        writeln!(f, "  {}", "─".repeat(name + column + 30))?;
+        writeln!(f, "  {}", "─".repeat(name + column + 40))?;
         for [what, embedded, injected] in figures(self) {
             writeln!(f, "  {what:<name$}{embedded:<column$}{injected}")?;
         }
@@ -321,9 +369,9 @@ impl fmt::Display for Report {
             count(Some(Verdict::Equal)),
             count(None),
         )?;
-        match &self.probes_error {
-            Some(error) => writeln!(f, "  the attacks broke off: {error}"),
-            None => Ok(()),
+        if let Some(error) = &self.probes_error {
+            writeln!(f, "  the attacks broke off: {error}")?;
         }
+        self.complaints().iter().try_for_each(|complaint| writeln!(f, "  NOT RIGHT: {complaint}"))
     }
 }

@@ -60,8 +60,9 @@ fn write_page(report: &Report, html: &mut String) -> fmt::Result {
 <main>
 <h1>Embedded and injected, side by side</h1>
 <p>The same worker twice, on the same posts: one asks Secrets Manager itself with its task role (<b class="embedded">{embedded}</b>),
-the other has its secrets from ECS, in environment variables (<b class="injected">{injected}</b>). All figures were measured in this
-run, on one machine, against a local AWS and a local feed.</p>
+the other has its secrets from ECS, in environment variables (<b class="injected">{injected}</b>). Figures were measured in this
+run, on one machine, against a local AWS and a local feed; what the simulated starts of tasks have added to them is
+called simulated.</p>
 <p class="note">{}</p>
 <h2>Rows over time</h2>
 {}
@@ -110,8 +111,10 @@ run, on one machine, against a local AWS and a local feed.</p>
         };
         write!(
             html,
-            r#"<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"#,
+            r#"<tr><th scope="row">{}<details><summary>On Fargate</summary><p>{}</p><p>To repeat it there: <code>{}</code></p></details></th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"#,
             Escaped(finding.probe.claim),
+            Escaped(finding.probe.on_fargate),
+            Escaped(finding.probe.command),
             Escaped(finding.probe.given),
             Escaped(&finding.embedded),
             Escaped(&finding.injected),

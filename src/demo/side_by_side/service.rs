@@ -1,6 +1,6 @@
 //! One side as it runs: its task under an ECS service, its keys, and what is seen of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -113,6 +113,8 @@ pub struct Finished {
     pub usage: Usage,
     /// How the last task ended.
     pub worker_exit: String,
+    /// How those tasks ended that nobody had asked to.
+    pub ended_by_itself: Vec<String>,
     /// From the side's start to its first row.
     pub first_row_seconds: Option<f64>,
     /// From its first stream to its last row.
@@ -131,17 +133,56 @@ pub(super) struct Service {
     timeline: Timeline,
     published: watch::Sender<SideSnapshot>,
     published_at: Instant,
+    simulated: Simulated,
     sets_refused: u64,
     secrets: Secrets,
     counts: BTreeMap<String, u64>,
     adopted: u64,
     worker_exit: String,
+    ended_by_itself: Vec<String>,
     started: Instant,
     opened: Option<Instant>,
     first_row: Option<Instant>,
     last_row: Instant,
     rows_written: u64,
-    points: Vec<Point>,
+    points: VecDeque<Point>,
+}
+
+/// What the simulated starts of tasks have added to what is measured: a start on Fargate takes as long as
+/// somebody says, and so does this.
+struct Simulated {
+    /// How long keys were old meanwhile, in all.
+    on_old: Duration,
+    /// The same, when keys were last new again.
+    on_old_before: Duration,
+    /// Rows that were lost meanwhile.
+    rows_missed: u64,
+    /// The last look: when it was, the rows lost by then, and whether a task was being made ready.
+    looked: (Instant, u64, bool),
+}
+
+impl Simulated {
+    const fn new(now: Instant) -> Self {
+        let none = Duration::ZERO;
+        Self { on_old: none, on_old_before: none, rows_missed: 0, looked: (now, 0, false) }
+    }
+
+    /// What is between two looks at a task that is being made ready is the simulation's.
+    fn look(&mut self, now: Instant, rows_missed: u64, stale: bool, provisioning: bool) {
+        let (then, missed_then, was_provisioning) = self.looked;
+        if provisioning && was_provisioning {
+            self.rows_missed += rows_missed.saturating_sub(missed_then);
+            if stale {
+                self.on_old += now.saturating_duration_since(then);
+            }
+        }
+        self.looked = (now, rows_missed, provisioning);
+    }
+
+    /// How much of the time with old keys that is over now it was.
+    fn of_this_time(&mut self) -> Duration {
+        self.on_old - std::mem::replace(&mut self.on_old_before, self.on_old)
+    }
 }
 
 impl Service {
@@ -163,6 +204,7 @@ impl Service {
             streaming: false,
             posts_sent: 0,
             rows_missed: 0,
+            simulated_rows_missed: 0,
             rows_written: 0,
             rows_in_spool: 0,
             keys_in_use: None,
@@ -171,6 +213,7 @@ impl Service {
             old_keys_accepted: false,
             stale: false,
             seconds_on_old: 0.0,
+            simulated_seconds_on_old: 0.0,
             stale_intervals: Vec::new(),
             refused: 0,
             sets_refused: 0,
@@ -186,17 +229,19 @@ impl Service {
             timeline,
             published,
             published_at: now,
+            simulated: Simulated::new(now),
             sets_refused: 0,
             secrets,
             counts: BTreeMap::new(),
             adopted: 0,
             worker_exit: String::new(),
+            ended_by_itself: Vec::new(),
             started: now,
             opened: None,
             first_row: None,
             last_row: now,
             rows_written: 0,
-            points: Vec::new(),
+            points: VecDeque::new(),
         };
         (service, snapshots)
     }
@@ -214,7 +259,7 @@ impl Service {
                     let _ = answer.send(finished);
                     return Ok(());
                 }
-                Ok(request) => self.heed(&request)?,
+                Ok(Request::Do(order)) => self.heed(order)?,
                 Err(mpsc::error::TryRecvError::Empty) => self.turn().await?,
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
             }
@@ -271,6 +316,8 @@ impl Service {
 
     /// What is due now, and a look.
     async fn turn(&mut self) -> Result<(), Error> {
+        // Before a task is started: that is real.
+        self.look_at_what_is_simulated(Instant::now());
         match self.deployment.step(Instant::now()) {
             Step::Wait => {}
             Step::Start => self.start().await,
@@ -336,14 +383,23 @@ impl Service {
         let (tone, why) = if asked {
             (Tone::Note, String::new())
         } else {
-            (Tone::Bad, format!(" by itself; its last words: {}", words(last)))
+            self.ended_by_itself.push(status.clone());
+            let words = words(last);
+            (Tone::Bad, format!(" by itself{NO_RESTART_POLICY}; its last words: {words}"))
         };
         self.note(tone, format!("the task has ended with {status}{why}{next}"));
         self.worker_exit = status;
     }
 
+    fn look_at_what_is_simulated(&mut self, now: Instant) {
+        let missed = self.side.world.feed.statistics().posts_missed_matching.unwrap_or_default();
+        let provisioning = matches!(self.deployment.state(), State::Provisioning { .. });
+        self.simulated.look(now, missed, self.keys.stale_since().is_some(), provisioning);
+    }
+
     fn see(&mut self) {
         let now = Instant::now();
+        self.look_at_what_is_simulated(now);
         let keys_before = self.keys.in_use();
         let stale_since = self.keys.stale_since();
         self.keys.look(&self.side.world.feed, now);
@@ -352,7 +408,13 @@ impl Service {
             let after = match (stale_since, self.keys.stale_since()) {
                 (Some(since), None) => {
                     let seconds = (now - since).as_secs_f64();
-                    format!(", {seconds:.3} s after the last label moved")
+                    let simulated = match self.simulated.of_this_time().as_secs_f64() {
+                        simulated if simulated > 0.0 => {
+                            format!(", {simulated:.3} s of it simulated")
+                        }
+                        _ => String::new(),
+                    };
+                    format!(", {seconds:.3} s after the last label moved{simulated}")
                 }
                 _ => String::new(),
             };
@@ -373,15 +435,16 @@ impl Service {
         if snapshot.streaming && self.opened.is_none() {
             self.opened = Some(now);
         }
-        if self.points.len() < POINTS {
-            self.points.push(Point {
-                seconds: self.timeline.seconds(now),
-                rows_written: snapshot.rows_written,
-                rows_missed: snapshot.rows_missed,
-                streaming: snapshot.streaming,
-                running: self.deployment.has_task(),
-            });
+        if self.points.len() == POINTS {
+            self.points.pop_front();
         }
+        self.points.push_back(Point {
+            seconds: self.timeline.seconds(now),
+            rows_written: snapshot.rows_written,
+            rows_missed: snapshot.rows_missed,
+            streaming: snapshot.streaming,
+            running: self.deployment.has_task(),
+        });
         self.published.send_replace(snapshot);
     }
 
@@ -407,6 +470,7 @@ impl Service {
             streaming: feed.open > 0,
             posts_sent: feed.posts_sent,
             rows_missed: feed.posts_missed_matching.unwrap_or_default(),
+            simulated_rows_missed: self.simulated.rows_missed,
             rows_written: self.rows_written,
             rows_in_spool: side.worker.log.count("rows_in_spool"),
             keys_in_use: keys.in_use(),
@@ -415,6 +479,7 @@ impl Service {
             old_keys_accepted: side.keys.overlaps(),
             stale: keys.stale_since().is_some(),
             seconds_on_old: keys.stale(now).as_secs_f64(),
+            simulated_seconds_on_old: self.simulated.on_old.as_secs_f64(),
             stale_intervals: over
                 .chain(open)
                 .map(|(from, to)| (seconds(from), seconds(to)))
@@ -472,10 +537,11 @@ impl Service {
             adopted: self.adopted,
             usage: self.side.worker.usage,
             worker_exit: self.worker_exit.clone(),
+            ended_by_itself: self.ended_by_itself.clone(),
             first_row_seconds: self.first_row.map(|first| since(self.started, first)),
             seconds: self.opened.map_or(0.0, |opened| since(opened, self.last_row.max(opened))),
             get_secret_value_calls: world.aws.audit().iter().filter(gets).count() as u64,
-            points: std::mem::take(&mut self.points),
+            points: std::mem::take(&mut self.points).into(),
         })
     }
 
@@ -552,9 +618,15 @@ fn retold(said: &Said) -> Option<(Tone, String)> {
     })
 }
 
-/// The words of a line of the log.
+/// What is not as on Fargate where a worker ends by itself.
+const NO_RESTART_POLICY: &str = " (a new task follows: that the definition's restartPolicy would first start the \
+                                 container anew, with the values that it has, is not simulated)";
+
+/// The words of a line of the log. What is not JSON, as a panic of another thread, may hold anything.
 fn words(line: &str) -> String {
-    let Ok(Value::Object(event)) = serde_json::from_str(line) else { return line.to_owned() };
+    let Ok(Value::Object(event)) = serde_json::from_str(line) else {
+        return "a line that is not JSON".to_owned();
+    };
     let text = |name: &str| event.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
     text("error").or_else(|| text("message")).unwrap_or_default()
 }
@@ -567,3 +639,35 @@ impl std::fmt::Debug for Request {
 
 /// The model whose operator must deploy.
 pub(super) const DEPLOYED: Model = Model::Injected;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_workers_last_line_only_fields_are_told() {
+        assert_eq!(words(r#"{"message":"ending","error":"no table"}"#), "no table");
+        assert_eq!(words(r#"{"message":"ending"}"#), "ending");
+        for line in ["a panic at 'secret'", r#""secret""#, ""] {
+            assert_eq!(words(line), "a line that is not JSON");
+        }
+    }
+
+    #[test]
+    fn what_happens_while_a_task_is_made_ready_is_called_simulated_and_nothing_else() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut simulated = Simulated::new(now);
+        // Old keys in a task that runs, then one that is made ready, then one that is started.
+        simulated.look(at(2), 1, true, false);
+        simulated.look(at(3), 2, true, true);
+        simulated.look(at(7), 9, true, true);
+        simulated.look(at(8), 10, true, false);
+        assert_eq!((simulated.on_old, simulated.rows_missed), (Duration::from_secs(4), 7));
+        assert_eq!(simulated.of_this_time(), Duration::from_secs(4));
+        // A start with keys that are not old.
+        simulated.look(at(9), 10, false, true);
+        simulated.look(at(10), 12, false, true);
+        assert_eq!((simulated.of_this_time(), simulated.rows_missed), (Duration::ZERO, 9));
+    }
+}

@@ -37,6 +37,8 @@ pub struct SideSnapshot {
     pub posts_sent: u64,
     /// Posts that matched and that the feed has made while nobody had a stream: their rows are lost.
     pub rows_missed: u64,
+    /// Those of them that it has made while a task was being made ready. Simulated.
+    pub simulated_rows_missed: u64,
     /// Calls of `PutItem` that DynamoDB has acknowledged.
     pub rows_written: u64,
     /// Rows that wait in the spool, as the worker has said last.
@@ -53,6 +55,8 @@ pub struct SideSnapshot {
     pub stale: bool,
     /// For how long they have been, in all.
     pub seconds_on_old: f64,
+    /// How much of that a task was being made ready. Simulated.
+    pub simulated_seconds_on_old: f64,
     /// From when until when they were, in seconds since the start; the last may not be over.
     pub stale_intervals: Vec<(f64, f64)>,
     /// How often the feed has refused a request for a stream.

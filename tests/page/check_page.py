@@ -22,6 +22,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 LIMIT = 180.0
 """Seconds that anything may take. The machine may be busy."""
+ATTACKS_LIMIT = 660.0
+"""Seconds that the attacks may take, which end themselves before that."""
+START = "12s"
+"""What a start of a task is simulated to take: so long that the page, which looks twice a second, cannot miss it."""
 
 BUTTONS = ["Rotate all four", "Rotate one: torn set", "Revoke the old keys", "New deployment (injected)",
            "Secrets Manager away", "DynamoDB away", "Run the attacks"]
@@ -40,7 +44,7 @@ CONTRAST = """() => {
     return [255, 255, 255];
   };
   const poor = [];
-  for (const node of document.querySelectorAll("h1, h2, p, span, b, dt, dd, th, td, li, caption, button:not(:disabled)")) {
+  for (const node of document.querySelectorAll("h1, h2, p, span, b, dt, dd, th, td, li, caption, summary, code, button:not(:disabled)")) {
     if (!node.checkVisibility() || !node.textContent.trim()) continue;
     const [a, b] = [light(rgb(getComputedStyle(node).color)), light(behind(node))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -104,8 +108,8 @@ class Demo:
             self.process.kill()
 
 
-def until(what: str, page: Page, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
+def until(what: str, page: Page, condition: Callable[[], bool], limit: float = LIMIT) -> None:
+    end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"{what} did not come:\n{page.inner_text('main')}"
         page.wait_for_timeout(100)
@@ -124,6 +128,13 @@ def open_page(browser: Browser, size: tuple[int, int], scheme: Any, url: str, pr
     page.on("request", lambda request: None if request.url.startswith(own) else problems.append(request.url))
     page.goto(url)
     return page
+
+
+def close(page: Page, problems: list[str]) -> None:
+    """What a page has asked for as it is closed fails, and is no problem of it."""
+    before = len(problems)
+    page.context.close()
+    del problems[before:]
 
 
 def check_form(page: Page, size: tuple[int, int], name: str) -> None:
@@ -179,6 +190,10 @@ def check_live(page: Page, demo: Demo, screenshots: Path | None) -> None:
         live.until(side, "task", "RUNNING")
         live.until(side, "keys", "number 1 of 1")
     check_keyboard(page)
+    if screenshots:
+        # So that the chart shows something.
+        for side in SIDES:
+            until(f"{side}: 300 rows", page, lambda: int(live.field(side, "rows")) >= 300)
 
     button = page.get_by_role("button", name="Rotate all four", exact=True)
     button.focus()
@@ -197,7 +212,9 @@ def check_live(page: Page, demo: Demo, screenshots: Path | None) -> None:
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=screenshots / "side-by-side.png")
     live.until("injected", "keys", "number 2 of 2")
-    live.until("injected", "missed", "[1-9]")
+    live.until("injected", "missed", r"[1-9]\d*, [1-9]\d* of them in a simulated start")
+    live.until("injected", "old", "^[^n].* of it simulated")
+    assert "simulated" not in live.field("embedded", "old")
     assert live.field("embedded", "missed") == "0"
 
     away = page.get_by_role("button", name="DynamoDB away", exact=True)
@@ -221,7 +238,23 @@ def check_live(page: Page, demo: Demo, screenshots: Path | None) -> None:
 
     live.press("Run the attacks")
     until("a finding", page, lambda: page.locator("#findings tbody tr").count() > 0)
-    until("the end of the attacks", page, lambda: page.inner_text("#attacked").startswith("made: "))
+    until("the end of the attacks", page,
+          lambda: not page.inner_text("#attacked").startswith("under way: "), ATTACKS_LIMIT)
+    assert page.inner_text("#attacked").startswith("made: "), page.inner_text("#attacked")
+    more = page.locator("#findings details").first
+    assert not more.evaluate("(node) => node.open")
+    more.locator("summary").press("Enter")
+    assert more.evaluate("(node) => node.open")
+    assert "To repeat it there: " in more.inner_text(), more.inner_text()
+
+    # A refusal can be read: what comes twice a second does not take its place.
+    page.route("**/action/revoke", lambda route: route.fulfill(status=503, body="not now"))
+    live.press("Revoke the old keys")
+    until("a refusal", page, lambda: page.inner_text("#state") == "refused: not now")
+    for _ in range(2):
+        page.wait_for_event("response", lambda answer: "/snapshot" in answer.url)
+    assert page.inner_text("#state") == "refused: not now", page.inner_text("#state")
+    until("the state again", page, lambda: page.inner_text("#state").startswith("running for "))
 
     # The controls of what is checked here: the token is needed, and what is not there is an error.
     refused = page.evaluate("fetch('/action/rotate', { method: 'POST' }).then((answer) => answer.status)")
@@ -233,16 +266,17 @@ def main() -> None:
     screenshots = Path(rest[1]) if rest else None
     report = Path(folder) / "report"
     problems: list[str] = []
-    demo = Demo(program, "--fargate-start", "3s", "--rate", "40")
+    demo = Demo(program, "--fargate-start", START, "--rate", "40")
+    once: Demo | None = None
     try:
         url = demo.match(r"Live page\s+(http://127\.0\.0\.1:\d+/)")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = open_page(browser, SIZES["wide"], "light", url, problems)
             check_live(page, demo, screenshots)
-            page.context.close()
-            # The refusal that was asked for is the one problem.
-            assert len(problems) == 1 and "403" in problems[0], problems
+            close(page, problems)
+            # The refusals that were asked for are the only problems.
+            assert len(problems) == 2 and "503" in problems[0] and "403" in problems[1], problems
             problems.clear()
             backgrounds = set()
             for scheme in ("light", "dark"):
@@ -250,27 +284,35 @@ def main() -> None:
                     page = open_page(browser, size, scheme, url, problems)
                     live = Live(page)
                     live.until("injected", "task", "RUNNING")
-                    page.wait_for_timeout(1_500)
+                    live.told("embedded")
+                    until("the findings", page, lambda: page.locator("#findings summary").count() > 0)
+                    page.locator("#findings summary").first.press("Enter")
                     check_form(page, size, f"live, {scheme}, {name}")
                     backgrounds.add((scheme, page.evaluate("getComputedStyle(document.body).backgroundColor")))
-                    page.context.close()
+                    close(page, problems)
             assert len({colour for _, colour in backgrounds}) == 2, backgrounds
             demo.end()
 
             once = Demo(program, "--once", "--fargate-start", "2s", "--rate", "40", "--out", str(report))
-            status = once.process.wait(600)
+            status = once.process.wait(ATTACKS_LIMIT + LIMIT)
             assert status == 0, "".join(once.said)
             for scheme in ("light", "dark"):
                 for name, size in SIZES.items():
                     page = open_page(browser, size, scheme, (report / "report.html").as_uri(), problems)
+                    more = page.locator("details").first
+                    more.locator("summary").press("Enter")
+                    assert more.evaluate("(node) => node.open") and more.locator("code").is_visible()
                     check_form(page, size, f"report, {scheme}, {name}")
                     assert page.locator("svg polyline").count() == 2
                     if screenshots and (name, scheme) == ("wide", "light"):
+                        page.evaluate("scrollTo(0, 0)")
                         page.screenshot(path=screenshots / "report.png")
-                    page.context.close()
+                    close(page, problems)
             browser.close()
     finally:
-        demo.end()
+        for running in (demo, once):
+            if running:
+                running.end()
     assert not problems, problems
     print("The page and the report are as they should be.")
 

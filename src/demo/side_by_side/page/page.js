@@ -3,6 +3,8 @@
 const PERIOD = 500;
 // While nobody answers.
 const PAUSE = 5000;
+// For so long a refusal stands where else the state does.
+const REFUSAL = 10000;
 const SAMPLES = 240;
 const LINES = 200;
 const SIDES = ["embedded", "injected"];
@@ -12,6 +14,7 @@ const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : `${va
 
 let next = 0;
 let snapshot = null;
+let refusedUntil = 0;
 const rates = { embedded: [], injected: [] };
 
 for (const section of document.querySelectorAll("[data-side]")) {
@@ -24,7 +27,11 @@ for (const section of document.querySelectorAll("[data-side]")) {
 async function act(name) {
   try {
     const answer = await fetch(`/action/${name}`, { method: "POST", headers: { "x-demo-token": TOKEN } });
-    if (!answer.ok) say(`refused: ${await answer.text()}`, true);
+    if (!answer.ok) {
+      const why = await answer.text();
+      refusedUntil = performance.now() + REFUSAL;
+      say(`refused: ${why}`, true);
+    }
   } catch {
     gone();
   }
@@ -66,12 +73,25 @@ function rows(table, lines) {
       cells.forEach((text, index) => {
         const cell = document.createElement(index === 0 ? "th" : "td");
         if (index === 0) cell.scope = "row";
-        cell.textContent = text;
+        if (typeof text === "string") cell.textContent = text;
+        else cell.append(text.text, more(text));
         row.append(cell);
       });
       return row;
     }),
   );
+}
+
+function more({ summary, lines }) {
+  const details = document.createElement("details");
+  details.append(document.createElement("summary"));
+  details.firstChild.textContent = summary;
+  for (const line of lines) {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = line;
+    details.append(paragraph);
+  }
+  return details;
 }
 
 function task(side) {
@@ -99,10 +119,12 @@ function show(name, side) {
   const refused = side.refused > 0 ? `; refused ${side.refused} times` : "";
   put(field("stream"), (side.streaming ? "open" : "none") + refused, side.streaming ? "good" : "bad");
   put(field("keys"), keys(side));
-  const old = side.stale ? `now, ${seconds(side.seconds_on_old)} in all` : `${seconds(side.seconds_on_old)} in all`;
+  const simulated = side.simulated_seconds_on_old > 0 ? `, ${seconds(side.simulated_seconds_on_old)} of it simulated` : "";
+  const old = `${side.stale ? "now, " : ""}${seconds(side.seconds_on_old)} in all${simulated}`;
   put(field("old"), old, side.stale ? "bad" : "good");
   put(field("rows"), String(side.rows_written));
-  put(field("missed"), String(side.rows_missed), side.rows_missed > 0 ? "bad" : "good");
+  const meanwhile = side.simulated_rows_missed > 0 ? `, ${side.simulated_rows_missed} of them in a simulated start` : "";
+  put(field("missed"), side.rows_missed + meanwhile, side.rows_missed > 0 ? "bad" : "good");
   put(field("spool"), String(side.rows_in_spool));
   const short = (id) => (id === null ? "?" : id.slice(0, 8));
   rows(
@@ -166,8 +188,8 @@ function attacks({ running, probes, findings, error }) {
   const verdicts = { embedded: "embedded better", injected: "injection better", equal: "equal" };
   rows(
     element("findings"),
-    findings.map(({ claim, embedded, injected, verdict, skipped }) => [
-      claim,
+    findings.map(({ claim, on_fargate, command, embedded, injected, verdict, skipped }) => [
+      { text: claim, summary: "On Fargate", lines: [on_fargate, `To repeat it there: ${command}`] },
       embedded,
       injected,
       verdict === null ? `skipped: ${skipped}` : verdicts[verdict],
@@ -183,7 +205,9 @@ async function look() {
     const before = snapshot;
     snapshot = await answer.json();
     const { seconds: started, simulated_start_seconds: start, published_start: published } = snapshot;
-    say(`running for ${Math.floor(started / 10) * 10} s, ${snapshot.rate} posts a second on each side`);
+    if (performance.now() >= refusedUntil) {
+      say(`running for ${Math.floor(started / 10) * 10} s, ${snapshot.rate} posts a second on each side`);
+    }
     put(element("simulated"), seconds(start));
     put(element("published"), `${published.seconds} s, ${published.of}, ${published.source}`);
     for (const name of SIDES) show(name, snapshot[name]);

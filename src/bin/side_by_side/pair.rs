@@ -171,19 +171,19 @@ fn stand(pair: &Pair) {
             side.keys_newest,
             side.seconds_on_old,
             simulated(
-                format!("{:.1} s", side.simulated_seconds_on_old),
+                &format!("{:.1} s", side.simulated_seconds_on_old),
                 side.task.simulated_seconds
             ),
             side.rows_written,
             side.rows_missed,
-            simulated(side.simulated_rows_missed.to_string(), side.task.simulated_seconds),
+            simulated(&side.simulated_rows_missed.to_string(), side.task.simulated_seconds),
             side.rows_in_spool,
         ));
     }
 }
 
 /// What the simulated starts have added to a figure, where there was one.
-fn simulated(share: String, starts: f64) -> String {
+fn simulated(share: &str, starts: f64) -> String {
     if starts > 0.0 { format!(" ({share} of it simulated)") } else { String::new() }
 }
 

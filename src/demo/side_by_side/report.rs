@@ -157,7 +157,7 @@ impl Report {
             simulated_start_seconds: pair.settings.fargate_start.as_secs_f64(),
             published_start: PUBLISHED_START,
             operator_reaction_seconds: 0.0,
-            operator_reaction_source: "an assumption: the best case for injection",
+            operator_reaction_source: "an assumption, the best case for injection",
             phases,
             timeline: pair.timeline.since(0),
             stale_intervals: [&embedded, &injected].map(|side| side.last.stale_intervals.clone()),

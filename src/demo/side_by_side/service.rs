@@ -181,7 +181,8 @@ impl Simulated {
 
     /// How much of the time with old keys that is over now it was.
     fn of_this_time(&mut self) -> Duration {
-        self.on_old - std::mem::replace(&mut self.on_old_before, self.on_old)
+        let before = std::mem::replace(&mut self.on_old_before, self.on_old);
+        self.on_old.saturating_sub(before)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::demo::table_rows::TableRows;
 use crate::demo::to_f64;
 use crate::demo::world::{SECRETS, World, keys_of};
 use crate::health;
+use crate::health::socket::AskError;
 use crate::telemetry::chain;
 
 use self::report::growth;
@@ -42,6 +43,9 @@ pub use self::step::Step;
 /// `ROTATION_POLL`. What is stale is so after three polls and ten seconds.
 const POLL: &str = "1s";
 const UNTIL_STALE: Duration = Duration::from_secs(16);
+
+/// How long it may give no answer at all.
+const UNTIL_ANSWERED: Duration = Duration::from_secs(30);
 
 /// The table counts as away after 5 s.
 const UNTIL_DEGRADED: Duration = Duration::from_secs(7);
@@ -299,17 +303,26 @@ impl<'a> Soak<'a> {
         self.report.complaints.push(format!("health: {complaint}"));
     }
 
-    /// What the worker says of itself, as its health check is told.
+    /// What the worker says of itself, as its health check is told. On a busy machine it may take more than one
+    /// question; what it answers counts.
     async fn health(&self) -> (String, String) {
-        let folder = self.volume.path().to_owned();
-        let asked = tokio::task::spawn_blocking(move || {
-            let path: PathBuf = health::socket::path(&folder).map_err(|error| error.to_string())?;
-            health::socket::ask(&path).map_err(|error| error.to_string())
-        });
-        let line = match asked.await {
-            Ok(Ok(reply)) => reply.line,
-            Ok(Err(error)) => error,
-            Err(error) => error.to_string(),
+        let begun = Instant::now();
+        let line = loop {
+            let folder = self.volume.path().to_owned();
+            let asked = tokio::task::spawn_blocking(move || {
+                let path: PathBuf =
+                    health::socket::path(&folder).map_err(|error| (false, error.to_string()))?;
+                let late = |error: AskError| {
+                    (matches!(error, AskError::Late | AskError::Connection(_)), error.to_string())
+                };
+                health::socket::ask(&path).map_err(late)
+            });
+            match asked.await {
+                Ok(Ok(reply)) => break reply.line,
+                Ok(Err((true, _))) if begun.elapsed() < UNTIL_ANSWERED => {}
+                Ok(Err((_, error))) => break error,
+                Err(error) => break error.to_string(),
+            }
         };
         let answer: Value = serde_json::from_str(&line).unwrap_or_default();
         (answer.get("state").and_then(Value::as_str).unwrap_or_default().to_owned(), line)

@@ -176,6 +176,13 @@ impl Evidence {
         }
     }
 
+    /// Whether nothing was had of any, the control among them.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let models = [&self.embedded, &self.injected].into_iter();
+        models.chain(&self.unhardened).all(|observed| observed.amount == 0)
+    }
+
     /// What was found, in words: the same at every run that finds the same.
     #[must_use]
     pub fn words(&self, observed: &Observed) -> String {
@@ -217,6 +224,18 @@ mod tests {
         assert_eq!(told.verdict(), plain.verdict());
         // What differs from run to run is in no text that is compared.
         assert_eq!(told.words(&told.embedded), "none of the 4 values; a fact");
+    }
+
+    #[test]
+    fn what_either_model_gave_away_is_something_whatever_the_control_gave() {
+        let evidence = |embedded, injected, control| Evidence {
+            unhardened: Some(Observed::new(control)),
+            ..Evidence::new(Measure::Values, Observed::new(embedded), Observed::new(injected))
+        };
+        assert!(evidence(0, 0, 0).is_nothing());
+        for (embedded, injected, control) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+            assert!(!evidence(embedded, injected, control).is_nothing());
+        }
     }
 
     #[test]

@@ -107,11 +107,12 @@ pub(super) async fn core_file(trio: &mut Trio) -> Attacked {
     let embedded = aborted(&mut trio.embedded).await?;
     let injected = aborted(&mut trio.injected).await?;
     let unhardened = aborted(&mut trio.unhardened).await?;
-    if unhardened.amount == 0 {
+    let evidence = Evidence::new(Measure::Values, embedded, injected);
+    let evidence = Evidence { unhardened: Some(unhardened), ..evidence };
+    if evidence.is_nothing() {
         return Err(Obstacle::Skip("no core file is to be had here".to_owned()));
     }
-    let evidence = Evidence::new(Measure::Values, embedded, injected);
-    Ok(Evidence { unhardened: Some(unhardened), ..evidence })
+    Ok(evidence)
 }
 
 async fn aborted(subject: &mut Subject) -> Result<Observed, Obstacle> {

@@ -173,21 +173,21 @@ impl Trio {
         Ok(Self { embedded, injected, unhardened })
     }
 
-    /// Makes the same attack on all three. Where it gets nothing from the last, which does nothing
-    /// against it, it cannot be made here.
+    /// Makes the same attack on all three. Where it gets nothing from any, the last among them, which
+    /// does nothing against it, it cannot be made here.
     pub(super) async fn attacked(
         &self,
         measure: Measure,
         attack: impl AsyncFn(&Subject) -> Result<Observed, Obstacle>,
     ) -> Attacked {
         let evidence = self.tried(measure, attack).await?;
-        match &evidence.unhardened {
-            Some(control) if control.amount == 0 => Err(Obstacle::Skip(
+        if evidence.is_nothing() {
+            return Err(Obstacle::Skip(
                 "here this attack gets nothing from a process that is not hardened either"
                     .to_owned(),
-            )),
-            _ => Ok(evidence),
+            ));
         }
+        Ok(evidence)
     }
 
     /// The same of an attack that may fail on all three.

@@ -10,7 +10,8 @@ const HEAD: &str = include_str!("head.md");
 /// What stands after them.
 const TAIL: &str = include_str!("tail.md");
 
-/// The whole document. A probe without a finding, or that was skipped, has the result of its last run.
+/// The whole document. A probe without a finding has the result of its last run; so has one that was
+/// skipped, and it says why it did not run.
 #[must_use]
 pub fn review(findings: &[Finding]) -> String {
     let mut document = HEAD.to_owned();
@@ -26,6 +27,8 @@ struct Result<'a> {
     embedded: &'a str,
     injected: &'a str,
     unhardened: Option<&'a str>,
+    /// Why it is that of the last run, where it was to run.
+    skipped: Option<&'a str>,
 }
 
 impl<'a> Result<'a> {
@@ -39,10 +42,17 @@ impl<'a> Result<'a> {
                 embedded,
                 injected,
                 unhardened: unhardened.as_deref(),
+                skipped: None,
             };
         }
         let Last { verdict, embedded, injected, unhardened } = probe.last;
-        Self { verdict, embedded, injected, unhardened }
+        let skipped = finding.and_then(|finding| finding.skipped.as_deref());
+        Self { verdict, embedded, injected, unhardened, skipped }
+    }
+
+    /// What follows a verdict that was not reached in this run.
+    fn mark(&self) -> String {
+        self.skipped.map_or_else(String::new, |why| format!(" (not run here: {why})"))
     }
 }
 
@@ -55,12 +65,14 @@ fn probes(document: &mut String, findings: &[Finding]) -> fmt::Result {
     writeln!(document, "| given | embedded | injected | injected, not hardened | better |")?;
     writeln!(document, "|---|---|---|---|---|")?;
     for probe in PROBES {
-        let Result { verdict, embedded, injected, unhardened } = Result::of(probe, findings);
+        let result = Result::of(probe, findings);
+        let (mark, Result { verdict, embedded, injected, unhardened, .. }) =
+            (result.mark(), result);
         let (id, given, unhardened) = (probe.id, probe.given, unhardened.unwrap_or_default());
         let better = better(verdict);
         writeln!(
             document,
-            "| [{given}](#{id}) | {embedded} | {injected} | {unhardened} | {better} |"
+            "| [{given}](#{id}) | {embedded} | {injected} | {unhardened} | {better}{mark} |"
         )?;
     }
     writeln!(document)?;
@@ -87,7 +99,7 @@ fn probes(document: &mut String, findings: &[Finding]) -> fmt::Result {
 
 fn one(document: &mut String, probe: &Probe, result: &Result<'_>) -> fmt::Result {
     let Probe { id, claim, method, on_fargate, command, .. } = probe;
-    let Result { verdict, embedded, injected, unhardened } = result;
+    let Result { verdict, embedded, injected, unhardened, .. } = result;
     writeln!(document, "#### {id}\n\n{claim}\n")?;
     writeln!(document, "- Probe: {method}")?;
     writeln!(document, "- Embedded: {embedded}.")?;
@@ -95,7 +107,7 @@ fn one(document: &mut String, probe: &Probe, result: &Result<'_>) -> fmt::Result
     if let Some(unhardened) = unhardened {
         writeln!(document, "- Injected, not hardened: {unhardened}.")?;
     }
-    writeln!(document, "- Verdict: **{}**.", verdict.words())?;
+    writeln!(document, "- Verdict: **{}**{}.", verdict.words(), result.mark())?;
     writeln!(document, "- On Fargate: {on_fargate}")?;
     writeln!(document, "- To repeat it there: {command}\n")
 }
@@ -187,8 +199,11 @@ mod tests {
         let document = review(std::slice::from_ref(&found));
         assert!(document.contains("3 of the 4 values; MARKER") && document != last);
         assert!(document.contains(&format!("**injection better**, 8: {}", link(probe.id))));
-        let skipped = Finding::skipped(probe, "it takes root".to_owned());
-        assert!(review(&[skipped]) == last);
+        // It has the last result, and says that it is that.
+        let skipped = review(&[Finding::skipped(probe, "it takes root".to_owned())]);
+        let mark = " (not run here: it takes root)";
+        assert!(!last.contains(mark) && skipped.matches(mark).count() == 2);
+        assert!(skipped.replace(mark, "") == last);
     }
 
     #[test]

@@ -257,7 +257,7 @@ pub async fn run(lab: &Lab<'_>, mut progress: impl FnMut(&Finding)) -> Result<Ve
     neighbour::probes(&place, &trio, &mut found).await?;
     inside::probes(&place, &trio, &mut found).await?;
     Box::pin(cloud::probes(lab, &place, &trio, &mut found)).await?;
-    found("environment-size", operation::environment_size(&place, &trio).await)?;
+    found("environment-size", Box::pin(operation::environment_size(lab, &place, &trio)).await)?;
     found("secrets-manager-away", operation::away_while_running(&mut trio).await)?;
     found("core-file", spill::core_file(&mut trio).await)?;
     drop(trio);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use super::evidence::{Measure, Observed};
-use super::place::{Place, attack, said};
+use super::place::{Place, Said, attack, said};
 use super::subject::{Subject, Trio};
 use super::{Attacked, Error, Found, Obstacle};
 use crate::demo::memory_scan::{self, Scan};
@@ -36,8 +36,8 @@ pub(super) async fn probes(place: &Place, trio: &Trio, found: &mut Found<'_>) ->
     found("ptrace-same-user", ptrace_same_user(place, trio).await)?;
     found("shared-pid-namespace", shared_pid_namespace(place, trio).await)?;
     found("root-docker-capabilities", root_docker_capabilities(place, trio).await)?;
-    found("root-becomes-the-user", root_becomes_the_user(place, trio, DOCKER, true).await)?;
-    found("root-no-capabilities", root_becomes_the_user(place, trio, "-all", false).await)?;
+    found("root-becomes-the-user", root_becomes_the_user(place, trio).await)?;
+    found("root-no-capabilities", root_no_capabilities(place, trio).await)?;
     found("environ-root", environ_root(place, trio).await)?;
     found("memory-root", memory_root(place, trio).await)
 }
@@ -92,49 +92,89 @@ async fn shared_pid_namespace(place: &Place, trio: &Trio) -> Attacked {
         let values = subject.values();
         let mut open = place.stranger("cat");
         let open = open.arg(format!("/proc/{}/cmdline", subject.pid()?));
-        let mut observed = Observed::new(
-            said(place.neighbour("cat").arg(environ(subject)?)).await?.values(&values),
-        );
-        let stranger = said(place.stranger("cat").arg(environ(subject)?)).await?;
-        if stranger.values(&values) + said(open).await?.values(&values) == 0 {
-            observed = observed.with("none for another user, nor in the command line");
-        }
-        Ok(observed)
+        let neighbour = said(place.neighbour("cat").arg(environ(subject)?)).await?.values(&values);
+        let stranger = said(place.stranger("cat").arg(environ(subject)?)).await?.values(&values);
+        let stranger = stranger.max(said(open).await?.values(&values));
+        Ok(Observed::new(neighbour.max(stranger))
+            .with_if(stranger == 0, "none for another user, nor in the command line"))
     };
     trio.attacked(Measure::Values, attack).await
 }
 
-async fn root_docker_capabilities(place: &Place, trio: &Trio) -> Attacked {
+/// Reads a worker's environment as root with some capabilities.
+async fn as_root_with(
+    place: &Place,
+    subject: &Subject,
+    capabilities: &str,
+) -> Result<Said, Obstacle> {
+    let mut setpriv = place.command("setpriv");
+    said(setpriv.args(["--bounding-set", capabilities, "cat"]).arg(environ(subject)?)).await
+}
+
+/// The same, once this root has become the worker's user.
+async fn as_user_of_root_with(
+    place: &Place,
+    subject: &Subject,
+    capabilities: &str,
+) -> Result<Said, Obstacle> {
+    let mut setpriv = place.command("setpriv");
+    setpriv.args(["--bounding-set", capabilities, "setpriv", "--reuid=65532"]);
+    setpriv.args(["--regid=65532", "--clear-groups", "cat"]);
+    said(setpriv.arg(environ(subject)?)).await
+}
+
+/// Whether a root can be had that has no more than these capabilities, and whether such a root, with
+/// CAP_SYS_PTRACE besides Docker's, reads what is not hardened. What refuses otherwise may be the tool.
+async fn setpriv_works(place: &Place, trio: &Trio, capabilities: &str) -> Result<(), Obstacle> {
     place.as_root()?;
+    let mut setpriv = place.command("setpriv");
+    if !said(setpriv.args(["--bounding-set", capabilities, "true"])).await?.success() {
+        return Err(Obstacle::Skip("setpriv cannot take capabilities away here".to_owned()));
+    }
+    let (subject, tracer) = (&trio.unhardened, format!("{DOCKER},+sys_ptrace"));
+    let control = as_root_with(place, subject, &tracer).await?.values(&subject.values());
+    if control < subject.values().len() {
+        return Err(Obstacle::Skip(
+            "here root with CAP_SYS_PTRACE reads nothing either".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+async fn root_docker_capabilities(place: &Place, trio: &Trio) -> Attacked {
+    setpriv_works(place, trio, DOCKER).await?;
     let attack = async |subject: &Subject| {
-        let mut setpriv = place.command("setpriv");
-        let setpriv = setpriv.args(["--bounding-set", DOCKER, "cat"]).arg(environ(subject)?);
-        let said = said(setpriv).await?;
+        let said = as_root_with(place, subject, DOCKER).await?;
         Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
     };
     trio.tried(Measure::Values, attack).await
 }
 
-/// Root with these capabilities becomes the worker's user, and reads as that.
-async fn root_becomes_the_user(
-    place: &Place,
-    trio: &Trio,
-    capabilities: &str,
-    works: bool,
-) -> Attacked {
+/// Root becomes the worker's user, and reads as that.
+async fn root_becomes_the_user(place: &Place, trio: &Trio) -> Attacked {
     place.as_root()?;
     let attack = async |subject: &Subject| {
-        let mut setpriv = place.command("setpriv");
-        setpriv.args(["--bounding-set", capabilities, "setpriv", "--reuid=65532"]);
-        setpriv.args(["--regid=65532", "--clear-groups", "cat"]).arg(environ(subject)?);
-        let said = said(&mut setpriv).await?;
+        let said = as_user_of_root_with(place, subject, DOCKER).await?;
         Ok(Observed::new(said.values(&subject.values())).with_if(said.refused(), REFUSED))
     };
-    if works {
-        trio.attacked(Measure::Values, attack).await
-    } else {
-        trio.tried(Measure::Values, attack).await
+    trio.attacked(Measure::Values, attack).await
+}
+
+async fn root_no_capabilities(place: &Place, trio: &Trio) -> Attacked {
+    const NONE: &str = "-all";
+    setpriv_works(place, trio, NONE).await?;
+    let (subject, values) = (&trio.unhardened, trio.unhardened.values());
+    if as_user_of_root_with(place, subject, DOCKER).await?.values(&values) < values.len() {
+        return Err(Obstacle::Skip("here root cannot become the worker's user".to_owned()));
     }
+    let attack = async |subject: &Subject| {
+        let values = subject.values();
+        let direct = as_root_with(place, subject, NONE).await?;
+        let as_user = as_user_of_root_with(place, subject, NONE).await?;
+        Ok(Observed::new(direct.values(&values).max(as_user.values(&values)))
+            .with_if(direct.refused() && as_user.refused(), "the kernel refuses both"))
+    };
+    trio.tried(Measure::Values, attack).await
 }
 
 async fn environ_root(place: &Place, trio: &Trio) -> Attacked {

@@ -141,6 +141,7 @@ pub(super) fn attack(what: impl Into<String>, source: io::Error) -> Error {
 pub(super) struct Said {
     output: Vec<u8>,
     errors: String,
+    success: bool,
 }
 
 /// Runs a command to its end. A program that is not there is a reason to skip.
@@ -155,13 +156,18 @@ pub(super) async fn said(command: &mut Command) -> Result<Said, Obstacle> {
         Ok(Ok(ended)) => ended,
     };
     let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
-    Ok(Said { output: ended.stdout, errors })
+    Ok(Said { output: ended.stdout, errors, success: ended.status.success() })
 }
 
 impl Said {
     /// How many of the values are in what was written.
     pub(super) fn values(&self, values: &[String]) -> usize {
         values_in(&self.output, values)
+    }
+
+    /// Whether it has ended well.
+    pub(super) const fn success(&self) -> bool {
+        self.success
     }
 
     /// Whether the kernel has refused something.

@@ -37,7 +37,7 @@ pub async fn review(arguments: &Arguments) -> Result<bool, Box<dyn std::error::E
     let lab =
         Lab { root: root(), clock: clock::system(), programs: programs()?, seed: arguments.seed };
     let findings = probes::run(&lab, |finding: &Finding| {
-        let result = match (&finding.skipped, finding.is_as_claimed()) {
+        let result = match (&finding.skipped, finding.as_claimed) {
             (Some(why), _) => format!("skipped: {why}"),
             (None, true) => "as claimed".to_owned(),
             (None, false) => "NOT AS CLAIMED".to_owned(),
@@ -48,7 +48,7 @@ pub async fn review(arguments: &Arguments) -> Result<bool, Box<dyn std::error::E
     let findings = findings.await?;
     say(&review::review(&findings));
     write_json(arguments, &findings)?;
-    Ok(findings.iter().all(Finding::is_as_claimed))
+    Ok(findings.iter().all(|finding| finding.as_claimed))
 }
 
 async fn start(arguments: &Arguments) -> Result<Pair, Box<dyn std::error::Error>> {

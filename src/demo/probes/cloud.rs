@@ -1,6 +1,7 @@
 //! What can be had with the task's AWS credentials, and with the roles of the account: from within
 //! the container, from beside it in the task, and from elsewhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use aws_config::{BehaviorVersion, Region};
@@ -50,7 +51,7 @@ pub(super) async fn probes(
     found("api-calls", Ok(calls))
 }
 
-/// What came of asking for the four secrets.
+/// What came of asking for the four secrets: of each a value, or a refusal.
 #[derive(Default)]
 pub(super) struct Taken {
     /// Of the values that were expected.
@@ -64,15 +65,17 @@ impl Taken {
     }
 }
 
-/// Asks Secrets Manager for the four secrets at a label.
+/// Asks Secrets Manager for the four secrets at a label, where they have these values.
+///
+/// # Errors
+/// Any answer but a value of these or a refusal: it says nothing of what an attacker gets.
 pub(super) async fn take(
     aws: &LocalAws,
     endpoint_url: &str,
-    credentials: Option<Credentials>,
+    credentials: Credentials,
     stage: &str,
     values: &[String],
-) -> Taken {
-    let Some(credentials) = credentials else { return Taken::default() };
+) -> Result<Taken, Error> {
     let config = aws_sdk_secretsmanager::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(aws.region().to_owned()))
@@ -86,19 +89,24 @@ pub(super) async fn take(
         match client.get_secret_value().secret_id(name).version_stage(stage).send().await {
             Ok(answer) => {
                 let value = answer.secret_string().unwrap_or_default();
-                taken.values += usize::from(values_in(value.as_bytes(), values) > 0);
+                if values_in(value.as_bytes(), values) == 0 {
+                    let code = "another value".to_owned();
+                    return Err(Error::Unanswered { secret: name, code });
+                }
+                taken.values += 1;
             }
+            Err(error) if error.code() == Some("AccessDeniedException") => taken.denied += 1,
             Err(error) => {
-                let denied = error.code() == Some("AccessDeniedException");
-                taken.denied += usize::from(denied);
+                let code = error.code().unwrap_or("no answer").to_owned();
+                return Err(Error::Unanswered { secret: name, code });
             }
         }
     }
-    taken
+    Ok(taken)
 }
 
 /// Asks the credentials endpoint, as curl would. `None` where it refuses.
-async fn credentials(url: &Url, token: Option<&str>) -> Result<Option<Credentials>, Error> {
+async fn guessed(url: &Url, token: Option<&str>) -> Result<Option<Credentials>, Error> {
     let body = asked(url, token)
         .await
         .map_err(|error| attack("the credentials endpoint cannot be asked", error))?;
@@ -108,6 +116,11 @@ async fn credentials(url: &Url, token: Option<&str>) -> Result<Option<Credential
         Some(Credentials::new(id, secret, Some(text("Token")?), None, "stolen"))
     };
     Ok(all())
+}
+
+/// The same of a URI that must be right.
+async fn credentials(url: &Url, token: Option<&str>) -> Result<Credentials, Error> {
+    guessed(url, token).await?.ok_or(Error::NotReached("the task role's credentials"))
 }
 
 /// The JSON that a GET is answered with.
@@ -127,43 +140,59 @@ async fn asked(url: &Url, token: Option<&str>) -> io::Result<Value> {
     Ok(serde_json::from_str(body)?)
 }
 
+fn variable<'a>(subject: &'a Subject, name: &str) -> Option<&'a str> {
+    let found = subject.environment().iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.as_str())
+}
+
 /// The endpoint and its token, as the container's environment tells them.
 fn endpoint(subject: &Subject) -> Result<(Url, Option<&str>), Error> {
-    let variable = |name: &str| {
-        let found = subject.environment().iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str())
-    };
-    let url = variable("AWS_CONTAINER_CREDENTIALS_FULL_URI").and_then(|url| Url::parse(url).ok());
+    let url = variable(subject, "AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    let url = url.and_then(|url| Url::parse(url).ok());
     let url = url.ok_or(Error::NotReached("the URI of the credentials endpoint"))?;
-    Ok((url, variable("AWS_CONTAINER_AUTHORIZATION_TOKEN")))
+    Ok((url, variable(subject, "AWS_CONTAINER_AUTHORIZATION_TOKEN")))
 }
 
 /// What somebody in the container is given.
-pub(super) async fn credentials_of(subject: &Subject) -> Result<Option<Credentials>, Error> {
+pub(super) async fn credentials_of(subject: &Subject) -> Result<Credentials, Error> {
     let (url, token) = endpoint(subject)?;
     credentials(&url, token).await
 }
 
-/// Calls of `GetSecretValue` that were answered to a role.
-fn reads(aws: &LocalAws, role: &str) -> usize {
-    let role = format!(":assumed-role/{role}/");
-    let is_read = |record: &&Record| {
-        record.event_name == "GetSecretValue"
-            && record.error_code.is_none()
-            && record.principal_arn.as_deref().is_some_and(|arn| arn.contains(&role))
-    };
-    aws.audit().iter().filter(is_read).count()
+/// Calls of `GetSecretValue` that were answered, by a session: `ROLE/TASK`, or `ROLE/` for any of a role.
+fn reads(aws: &LocalAws, session: &str) -> Vec<Record> {
+    let session = format!(":assumed-role/{session}");
+    let mut records = aws.audit();
+    records.retain(|record| {
+        let arn = record.principal_arn.as_deref().unwrap_or_default();
+        let is_of_it =
+            arn.ends_with(&session) || (session.ends_with('/') && arn.contains(&session));
+        is_of_it && record.event_name == "GetSecretValue" && record.error_code.is_none()
+    });
+    records
+}
+
+/// The task's session as the trail names it, `ROLE/TASK`: the metadata endpoint tells which task it is.
+async fn session_of(subject: &Subject) -> Result<String, Error> {
+    let uri = variable(subject, "ECS_CONTAINER_METADATA_URI_V4");
+    let url = uri.and_then(|uri| Url::parse(&format!("{uri}/task")).ok());
+    let url = url.ok_or(Error::NotReached("the URI of the metadata endpoint"))?;
+    let told = asked(&url, None).await;
+    let told = told.map_err(|error| attack("the metadata endpoint cannot be asked", error))?;
+    let arn = told.get("TaskARN").and_then(Value::as_str).unwrap_or_default();
+    let (_, task) = arn.rsplit_once('/').ok_or(Error::NotReached("the task's ARN"))?;
+    Ok(format!("{}/{task}", subject.ground.world.task_definition.task_role()))
 }
 
 async fn exec_credentials(trio: &Trio) -> Attacked {
     let attack = async |subject: &Subject| {
         let world = &subject.ground.world;
-        let role = world.task_definition.task_role();
-        let before = reads(&world.aws, role);
+        let task = session_of(subject).await?;
+        let before = reads(&world.aws, &task).len();
         let url = world.aws.endpoint_url();
         let stolen = credentials_of(subject).await?;
-        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await;
-        let events = reads(&world.aws, role) - before;
+        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await?;
+        let events = reads(&world.aws, &task).len() - before;
         let seen = taken.values > 0 && events == taken.values;
         Ok(taken.observed().with_if(seen, "each is an event that names the task"))
     };
@@ -181,7 +210,7 @@ async fn sidecar_credentials(trio: &Trio) -> Attacked {
         let url = Url::parse(&endpoint.full_uri).map_err(|_| Error::NotReached("an endpoint"))?;
         let stolen = credentials(&url, Some(&endpoint.authorization_token)).await?;
         let url = world.aws.endpoint_url();
-        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await;
+        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await?;
         Ok(taken.observed())
     };
     trio.compared(Measure::Values, attack).await
@@ -194,12 +223,12 @@ async fn ssrf_credentials(trio: &Trio) -> Attacked {
         // As behind AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, which asks for no header.
         let mut relative = full.clone();
         relative.set_path(full.path().trim_start_matches("/full"));
-        let mut guessed = relative.clone();
-        guessed.set_path("/v2/credentials/00000000-0000-4000-8000-000000000000");
-        let guess = credentials(&guessed, None).await?;
+        let mut guess = relative.clone();
+        guess.set_path("/v2/credentials/00000000-0000-4000-8000-000000000000");
+        let guess = guessed(&guess, None).await?;
         let stolen = credentials(&relative, None).await?;
         let url = world.aws.endpoint_url();
-        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await;
+        let taken = take(&world.aws, &url, stolen, AWSCURRENT, &subject.values()).await?;
         Ok(taken.observed().with_if(guess.is_none(), "a guessed URI gives no credentials"))
     };
     trio.compared(Measure::Values, attack).await
@@ -218,8 +247,8 @@ async fn bound_to_endpoint(lab: &Lab<'_>) -> Attacked {
         let inside = aws.vpc_endpoint(ENDPOINT).await.map_err(Error::from)?;
         let session = session(aws, definition.task_role())?;
         let (values, outside) = (ground.values(), aws.endpoint_url());
-        let taken = take(aws, &outside, Some(session.clone()), AWSCURRENT, &values).await;
-        let through = take(aws, &inside, Some(session), AWSCURRENT, &values).await.values;
+        let taken = take(aws, &outside, session.clone(), AWSCURRENT, &values).await?;
+        let through = take(aws, &inside, session, AWSCURRENT, &values).await?.values;
         let through = match through {
             0 => "none through the endpoint".to_owned(),
             some => format!("{some} through the endpoint"),
@@ -252,34 +281,61 @@ async fn task_definition(lab: &Lab<'_>, trio: &Trio) -> Attacked {
         let text = std::fs::read_to_string(&path)
             .map_err(|error| attack("a task definition cannot be read", error))?;
         let text = filled_in(&text, &world.aws);
+        let definition: Value = serde_json::from_str(&text)
+            .map_err(|error| attack("a task definition is not valid", error.into()))?;
+        // A key that somebody has put there is none that this run has drawn.
+        let like = variables_like_credentials(&definition);
         let named = text.matches(":secret:").count();
         let named = match named {
             0 => "no secret is named".to_owned(),
             some => format!("{some} secrets are named"),
         };
-        Ok(Observed::new(values_in(text.as_bytes(), &subject.values())).with(named))
+        let values = values_in(text.as_bytes(), &subject.values()).max(like.len());
+        let like = like.join(", ");
+        Ok(Observed::new(values)
+            .with(named)
+            .with_if(!like.is_empty(), &format!("variables named like a credential: {like}")))
     };
     trio.compared(Measure::Values, attack).await
+}
+
+/// The names of a definition's `environment` that a credential could have.
+fn variables_like_credentials(definition: &Value) -> Vec<&str> {
+    let containers = definition.get("containerDefinitions").and_then(Value::as_array);
+    let variables = containers
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container.get("environment")?.as_array())
+        .flatten();
+    let names = variables.filter_map(|variable| variable.get("name")?.as_str());
+    let like = |name: &&str| {
+        let name = name.to_uppercase();
+        ["KEY", "SECRET", "TOKEN", "PASSW", "CREDENTIAL"].iter().any(|word| name.contains(word))
+    };
+    names.filter(like).collect()
 }
 
 /// The shortest way to the values from within the container, and what the audit trail has of it.
 async fn audit_of_reads(place: &Place, trio: &Trio) -> Attacked {
     let attack = async |subject: &Subject| {
-        let (aws, values) = (&subject.ground.world.aws, subject.values());
-        let before = aws.audit().len();
+        let (world, values) = (&subject.ground.world, subject.values());
+        let (aws, task) = (&world.aws, session_of(subject).await?);
+        let before = reads(aws, &task).len();
         let seen = said(&mut subject.inside(place, "env")).await?.values(&values);
         let taken = if seen > 0 {
             seen
         } else {
             let stolen = credentials_of(subject).await?;
-            take(aws, &aws.endpoint_url(), stolen, AWSCURRENT, &values).await.values
+            take(aws, &aws.endpoint_url(), stolen, AWSCURRENT, &values).await?.values
         };
-        let audit = aws.audit();
-        let is_read = |record: &&Record| record.event_name == "GetSecretValue";
-        let events = audit.get(before..).unwrap_or_default().iter().filter(is_read).count();
+        let events = reads(aws, &task).len() - before;
         let way =
             if seen > 0 { "they are in the environment" } else { "they have to be asked for" };
-        Ok(Observed::new(taken.saturating_sub(events)).with(way))
+        let by_ecs = reads(aws, &format!("{}/", world.task_definition.execution_role()));
+        Ok(Observed::new(taken.saturating_sub(events))
+            .with(way)
+            .with_if(events > 0, "the trail names the task")
+            .with_if(!by_ecs.is_empty(), "the trail names the task execution role, at the start"))
     };
     trio.compared(Measure::SilentValues, attack).await
 }
@@ -304,7 +360,7 @@ async fn older_versions(trio: &Trio) -> Attacked {
         let aws = &subject.ground.world.aws;
         let stolen = credentials_of(subject).await?;
         let url = aws.endpoint_url();
-        Ok::<_, Error>(take(aws, &url, stolen, "AWSPREVIOUS", &older).await)
+        take(aws, &url, stolen, "AWSPREVIOUS", &older).await
     };
     let both = |by_execution: Observed, taken: Taken| {
         let more = taken.values as u64 > by_execution.amount;
@@ -353,53 +409,75 @@ async fn injected_elsewhere(
 
 /// Which actions of Secrets Manager the tasks themselves call, and how often when nothing rotates.
 async fn calls_of_the_tasks(trio: &Trio) -> Result<(Evidence, Evidence), Error> {
-    let mut surface = Vec::new();
-    let mut calls = Vec::new();
-    for subject in [&trio.embedded, &trio.injected] {
-        let world = &subject.ground.world;
-        let role = format!(":assumed-role/{}/", world.task_definition.task_role());
-        let own = || {
-            let mut records = world.aws.audit();
-            records.retain(|record| {
-                record.event_source == "secretsmanager.amazonaws.com"
-                    && record.error_code.is_none()
-                    && record.principal_arn.as_deref().is_some_and(|arn| arn.contains(&role))
-                    // Not of those who stole its credentials.
-                    && record.user_agent.as_deref().is_some_and(|name| name.contains("twitterstream"))
-            });
-            records
-        };
-        let before = own().len();
+    let (embedded, injected) = (&trio.embedded, &trio.injected);
+    let before = [embedded, injected].map(|subject| own_calls(subject).len());
+    for subject in [embedded, injected] {
         subject.running.send(Signal::HUP)?;
-        if subject.ground.model == Model::Embedded {
-            let mut changes = world.aws.audit_changes();
-            let looked = changes.wait_for(|()| own().len() >= before + SECRETS.len());
-            timeout(STUCK, looked)
-                .await
-                .ok()
-                .and_then(Result::ok)
-                .ok_or(Error::NotReached("a look at the labels"))?;
-        }
-        let all = own();
-        let mut actions: Vec<_> = all.iter().map(|record| record.event_name.as_str()).collect();
-        actions.sort_unstable();
-        actions.dedup();
-        let observed = Observed::new(actions.len());
-        let names = actions.join(", ");
-        surface.push(if actions.is_empty() { observed } else { observed.with(names) });
-        let of_a_look = all.len() - before;
-        let observed = Observed::new(of_a_look * LOOKS_A_DAY);
-        let what = format!("{of_a_look} DescribeSecret a minute");
-        calls.push(observed.with(if of_a_look == 0 {
-            "ECS makes 4 GetSecretValue at each start of a task".to_owned()
-        } else {
-            what
-        }));
     }
-    let pair = |measure, observed: Vec<Observed>| {
-        let mut observed = observed.into_iter();
-        let mut next = || observed.next().unwrap_or_default();
-        Evidence::new(measure, next(), next())
-    };
-    Ok((pair(Measure::Actions, surface), pair(Measure::CallsADay, calls)))
+    // The other has as long to look as the one that does.
+    let [before_embedded, before_injected] = before;
+    let mut changes = embedded.ground.world.aws.audit_changes();
+    let looked =
+        changes.wait_for(|()| own_calls(embedded).len() >= before_embedded + SECRETS.len());
+    let looked = timeout(STUCK, looked).await.ok().and_then(Result::ok);
+    looked.ok_or(Error::NotReached("a look at the labels"))?;
+    let (own_embedded, own_injected) = (own_calls(embedded), own_calls(injected));
+    let surface = Evidence::new(Measure::Actions, actions(&own_embedded), actions(&own_injected));
+    let calls = Evidence::new(
+        Measure::CallsADay,
+        calls_a_day(embedded, own_embedded.get(before_embedded..).unwrap_or_default()),
+        calls_a_day(injected, own_injected.get(before_injected..).unwrap_or_default()),
+    );
+    Ok((surface, calls))
+}
+
+/// What a task itself has called of Secrets Manager, and not those who stole its credentials.
+fn own_calls(subject: &Subject) -> Vec<Record> {
+    let world = &subject.ground.world;
+    let role = format!(":assumed-role/{}/", world.task_definition.task_role());
+    let mut records = world.aws.audit();
+    records.retain(|record| {
+        record.event_source == "secretsmanager.amazonaws.com"
+            && record.error_code.is_none()
+            && record.principal_arn.as_deref().is_some_and(|arn| arn.contains(&role))
+            && record.user_agent.as_deref().is_some_and(|name| name.contains("twitterstream"))
+    });
+    records
+}
+
+/// The distinct actions among some calls.
+fn actions(records: &[Record]) -> Observed {
+    let names: BTreeSet<_> = records.iter().map(|record| &*record.event_name).collect();
+    let observed = Observed::new(names.len());
+    let names: Vec<_> = names.into_iter().collect();
+    if names.is_empty() { observed } else { observed.with(names.join(", ")) }
+}
+
+/// The calls of one look, and of a day of looks; and those that ECS made when the task started.
+fn calls_a_day(subject: &Subject, of_a_look: &[Record]) -> Observed {
+    let world = &subject.ground.world;
+    let by_ecs = reads(&world.aws, &format!("{}/", world.task_definition.execution_role()));
+    // The first session of this role is the start's.
+    let first = by_ecs.first().map(|record| record.principal_arn.clone());
+    let at_start: Vec<_> =
+        by_ecs.into_iter().filter(|record| Some(&record.principal_arn) == first.as_ref()).collect();
+    let mut observed = Observed::new(of_a_look.len() * LOOKS_A_DAY);
+    if !of_a_look.is_empty() {
+        observed = observed.with(format!("{} a minute", counted(of_a_look)));
+    }
+    if !at_start.is_empty() {
+        observed =
+            observed.with(format!("ECS makes {} at each start of a task", counted(&at_start)));
+    }
+    observed
+}
+
+/// How many there are of each action: `4 GetSecretValue`.
+fn counted(records: &[Record]) -> String {
+    let mut counts = BTreeMap::<_, usize>::new();
+    for record in records {
+        *counts.entry(&*record.event_name).or_default() += 1;
+    }
+    let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    counts.join(", ")
 }

@@ -48,8 +48,8 @@ pub enum Measure {
     CallsADay,
     /// New tasks that it takes.
     NewTasks,
-    /// Times that no stream was open.
-    Gaps,
+    /// Posts of a live feed that fell due while no stream was open.
+    PostsMissed,
     /// Tasks that do not start.
     NotStarted,
     /// Tasks that stop writing rows.
@@ -68,7 +68,7 @@ impl Measure {
         Self::Actions,
         Self::CallsADay,
         Self::NewTasks,
-        Self::Gaps,
+        Self::PostsMissed,
         Self::NotStarted,
         Self::Stopped,
     ];
@@ -97,8 +97,9 @@ impl Measure {
                 some => format!("{some} calls a day"),
             },
             Self::NewTasks => either("no new task", "a new task"),
-            Self::Gaps => {
-                either("a stream was open all the time", "for a while no stream was open")
+            // How many depends on how long a start takes.
+            Self::PostsMissed => {
+                either("no post is missed", "for a while no stream is open, and posts are missed")
             }
             Self::NotStarted => either("it starts", "it does not start"),
             Self::Stopped => either("rows are written", "no rows are written"),

@@ -117,36 +117,44 @@ pub struct Finding {
     pub evidence: Option<Evidence>,
     /// Why it could not run here.
     pub skipped: Option<String>,
+    /// Whether it found what the table says, as far as it ran.
+    pub as_claimed: bool,
 }
 
 impl Finding {
     pub(super) fn of(probe: &'static Probe, evidence: Evidence) -> Self {
+        let verdict = evidence.verdict();
+        let [embedded, injected] =
+            [&evidence.embedded, &evidence.injected].map(|observed| evidence.words(observed));
+        let unhardened = evidence.unhardened.as_ref().map(|observed| evidence.words(observed));
+        let last = &probe.last;
+        let as_claimed = verdict == last.verdict
+            && embedded == last.embedded
+            && injected == last.injected
+            && unhardened.as_deref() == last.unhardened;
         Self {
             probe,
-            embedded: evidence.words(&evidence.embedded),
-            injected: evidence.words(&evidence.injected),
-            unhardened: evidence.unhardened.as_ref().map(|observed| evidence.words(observed)),
-            verdict: Some(evidence.verdict()),
+            embedded,
+            injected,
+            unhardened,
+            verdict: Some(verdict),
             evidence: Some(evidence),
             skipped: None,
+            as_claimed,
         }
     }
 
     pub(super) fn skipped(probe: &'static Probe, why: String) -> Self {
-        let (embedded, injected) = (String::new(), String::new());
-        let skipped = Some(why);
-        Self { probe, embedded, injected, unhardened: None, verdict: None, evidence: None, skipped }
-    }
-
-    /// Whether it found what the table says, as far as it ran.
-    #[must_use]
-    pub fn is_as_claimed(&self) -> bool {
-        let Last { verdict, embedded, injected, unhardened } = &self.probe.last;
-        self.skipped.is_some()
-            || (self.verdict == Some(*verdict)
-                && self.embedded == *embedded
-                && self.injected == *injected
-                && self.unhardened.as_deref() == *unhardened)
+        Self {
+            probe,
+            embedded: String::new(),
+            injected: String::new(),
+            unhardened: None,
+            verdict: None,
+            evidence: None,
+            skipped: Some(why),
+            as_claimed: true,
+        }
     }
 }
 
@@ -203,6 +211,14 @@ pub enum Error {
     /// The worker's user cannot reach its program.
     #[error("user {0} cannot run the programs: set TMPDIR to a folder that others can reach")]
     Unreachable(u32),
+    /// Secrets Manager gives neither the value that is there nor a refusal.
+    #[error("asked for {secret} Secrets Manager neither gave its value nor denied it: {code}")]
+    Unanswered {
+        /// The secret.
+        secret: &'static str,
+        /// AWS's error code, or what came instead.
+        code: String,
+    },
     /// What was waited for did not come.
     #[error("{0} did not come")]
     NotReached(&'static str),

@@ -11,7 +11,7 @@ use super::evidence::{Measure, Observed};
 use super::place::{Place, Said, attack, said};
 use super::subject::{Subject, Trio};
 use super::{Attacked, Error, Found, Obstacle};
-use crate::demo::memory_scan::{self, Scan};
+use crate::demo::memory_scan::{self, Finding, Scan};
 
 /// What the kernel says, in short.
 const REFUSED: &str = "the kernel refuses";
@@ -186,18 +186,34 @@ async fn environ_root(place: &Place, trio: &Trio) -> Attacked {
     trio.attacked(Measure::Values, attack).await
 }
 
-/// Of each value the copies in a worker's memory.
-pub(super) fn copies(subject: &Subject, values: &[String]) -> Result<Vec<usize>, Obstacle> {
-    let scan = Scan::new(values.iter().map(String::as_str)).map_err(Error::from)?;
-    let findings = match scan.process(subject.pid()?) {
-        Ok(findings) => findings,
+/// What of some values is in a worker's memory.
+fn scanned<'a>(
+    subject: &Subject,
+    values: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<Finding>, Obstacle> {
+    let scan = Scan::new(values.into_iter().map(String::as_str)).map_err(Error::from)?;
+    match scan.process(subject.pid()?) {
+        Ok(findings) => Ok(findings),
         Err(memory_scan::Error::Refused { .. }) => {
-            return Err(Obstacle::Skip("it takes root, or CAP_SYS_PTRACE".to_owned()));
+            Err(Obstacle::Skip("it takes root, or CAP_SYS_PTRACE".to_owned()))
         }
-        Err(error) => return Err(Error::from(error).into()),
-    };
+        Err(error) => Err(Error::from(error).into()),
+    }
+}
+
+/// Of each value the copies in a worker's memory.
+fn copies(subject: &Subject, values: &[String]) -> Result<Vec<usize>, Obstacle> {
+    let findings = scanned(subject, values)?;
     let of = |value| findings.iter().filter(|found| found.whole && found.value == value).count();
     Ok((0..values.len()).map(of).collect())
+}
+
+/// Of how many of some values that were rotated out a piece is in a worker's memory.
+pub(super) fn traces(subject: &Subject, old: &[String]) -> Result<usize, Obstacle> {
+    // What is in use is looked for, too: the two may have a piece in common.
+    let findings = scanned(subject, old.iter().chain(&subject.values()))?;
+    let is_there = |value| findings.iter().any(|found| found.value == value);
+    Ok((0..old.len()).filter(|value| is_there(*value)).count())
 }
 
 async fn memory_root(_place: &Place, trio: &Trio) -> Attacked {

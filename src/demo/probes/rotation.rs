@@ -1,26 +1,28 @@
 //! The secrets rotate: one task takes the new values over by itself, the other is replaced.
 
-use std::cell::Cell;
-use std::future::pending;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cloud::{credentials_of, take};
 use super::evidence::{Evidence, Measure, Observed};
-use super::neighbour::copies;
+use super::neighbour::traces;
 use super::place::Place;
-use super::subject::{Ground, Running, Subject};
-use super::{Attacked, Error, Found, Lab, Obstacle};
+use super::subject::{Ground, Subject};
+use super::{Attacked, Error, Found, Lab, Obstacle, Programs};
 use crate::credentials::reference::AWSCURRENT;
-use crate::demo::feed_server::FeedServer;
+use crate::demo::feed_server::Statistics;
 use crate::demo::world::{Model, SECRETS};
 
-/// The shortest poll that there is, so that nobody waits for a minute.
-const POLL: (&str, &str) = ("ROTATION_POLL", "1s");
+/// The shortest poll that there is, so that nobody waits for a minute. Both models are given it.
+const POLL: &[(&str, &str)] = &[("ROTATION_POLL", "1s")];
 
 /// How long a worker may take to use new values, and to let the old ones go.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// For how long old values must be in use to be called still in use: some polls.
+const STILL: Duration = Duration::from_secs(5);
 
 /// Runs the probes of rotation, in pairs of their own.
 pub(super) async fn probes(
@@ -36,103 +38,142 @@ pub(super) async fn probes(
     Ok(())
 }
 
-/// Watches a feed while something goes on. Whether there was a moment without a stream.
-async fn without_a_stream<T>(feed: &FeedServer, going_on: impl Future<Output = T>) -> (bool, T) {
-    let away = Cell::new(false);
-    let watching = feed.wait_until(|feed| {
-        if feed.open == 0 {
-            away.set(true);
-        }
-        false
-    });
-    let done = tokio::select! {
-        done = going_on => done,
-        done = async { drop(watching.await); pending().await } => done,
+/// A task whose secrets rotate, and what the feed had counted before.
+struct Rotating<'a> {
+    subject: Subject,
+    program: &'a Path,
+    begun: Instant,
+    before: Statistics,
+}
+
+impl<'a> Rotating<'a> {
+    fn new(subject: Subject, program: &'a Path) -> Self {
+        let before = subject.ground.world.feed.statistics();
+        Self { subject, program, begun: Instant::now(), before }
+    }
+
+    /// Whether a stream was opened with the newest keys.
+    fn uses_the_newest(&self) -> bool {
+        let Ground { world, keys, .. } = &self.subject.ground;
+        world.feed.opened_with(&keys.account().access_token) > 0
+    }
+
+    async fn until_it_uses_the_newest(&mut self) -> Result<(), Error> {
+        let Ground { world, keys, .. } = &self.subject.ground;
+        let token = &keys.account().access_token;
+        let used = |_: &_| world.feed.opened_with(token) > 0;
+        Ok(self.subject.running.worker.until("a stream with the new keys", used).await?)
+    }
+
+    /// Replaces the task, as the shipped service does it: first stopped, then started.
+    async fn replace(&mut self, place: &Place) -> Result<(), Error> {
+        let Subject { ground, running } = &mut self.subject;
+        running.worker.stop().await?;
+        *running = ground.start(place, self.program, POLL).await?;
+        self.until_it_uses_the_newest().await
+    }
+
+    fn seconds(&self) -> String {
+        format!("{:.1} s on the old keys", self.begun.elapsed().as_secs_f64())
+    }
+
+    /// The posts that were missed by now, and beside them what became of the streams.
+    fn missed(&self) -> Observed {
+        let now = self.subject.ground.world.feed.statistics();
+        let missed = now.posts_missed - self.before.posts_missed;
+        Observed { amount: missed, ..Observed::default() }
+            .figure(format!("{missed} posts missed"))
+            .figure(format!("{} streams opened", now.connects - self.before.connects))
+            .figure(format!("{} streams cut by another", now.cut_oldest - self.before.cut_oldest))
+    }
+}
+
+/// Lets both tasks have the same time: until the embedded one uses the newest keys, [`STILL`] at least
+/// and [`LIMIT`] at most. Whether each of them uses them, and how long the embedded one took.
+async fn take_over(
+    embedded: &mut Rotating<'_>,
+    injected: &Rotating<'_>,
+) -> Result<([bool; 2], String), Error> {
+    let used = async {
+        // It may not come: then a new task is what it takes.
+        let used = timeout(LIMIT, embedded.until_it_uses_the_newest()).await;
+        used.unwrap_or(Ok(()))?;
+        Ok::<_, Error>(embedded.seconds())
     };
-    (away.get(), done)
+    let (seconds, ()) = tokio::join!(used, sleep(STILL));
+    Ok(([embedded.uses_the_newest(), injected.uses_the_newest()], seconds?))
 }
 
 /// Rotates all four secrets while both tasks run; the service accepts the old keys for a while, as
 /// services do that are kind.
 async fn rotated(lab: &Lab<'_>, place: &Place) -> Result<Vec<(&'static str, Attacked)>, Error> {
+    let Programs { embedded, injected, .. } = &place.programs;
+    let start = async |model, program| {
+        let ground = Ground::live(lab, model).await?;
+        let subject = Subject::start_on(ground, place, program, POLL).await?;
+        Ok::<_, Error>(Rotating::new(subject, program))
+    };
     let (mut embedded, mut injected) = tokio::try_join!(
-        Subject::start(lab, place, Model::Embedded, &place.programs.embedded, &[POLL]),
-        Subject::start(lab, place, Model::Injected, &place.programs.injected, &[]),
+        start(Model::Embedded, embedded.as_path()),
+        start(Model::Injected, injected.as_path()),
     )?;
-    let old = embedded.values();
-    for subject in [&mut embedded, &mut injected] {
-        subject.ground.rotate()?;
+    let old = embedded.subject.values();
+    for rotating in [&mut embedded, &mut injected] {
+        rotating.subject.ground.rotate()?;
+        rotating.begun = Instant::now();
     }
-    let (new, token) = (embedded.values(), embedded.ground.keys.account().access_token.clone());
-
-    // The embedded one learns of it.
-    let Subject { ground, running } = &mut embedded;
-    let begun = Instant::now();
-    let adopted = running.worker.until("new keys in use", |worker| worker.log.adopted > 0);
-    let adopted = timeout(LIMIT, adopted);
-    // It may not have come: then a new task is what it takes.
-    let (embedded_away, _) = without_a_stream(&ground.world.feed, adopted).await;
-    let seconds = format!("{:.1} s after the last label moved", begun.elapsed().as_secs_f64());
-    let by_itself = ground.world.feed.opened_with(&token) > 0;
+    let ([by_itself, injected_by_itself], seconds) = take_over(&mut embedded, &injected).await?;
 
     // Somebody is in both containers since before the rotation.
-    let mut next = Vec::new();
-    for subject in [&embedded, &injected] {
-        let (aws, stolen) = (&subject.ground.world.aws, credentials_of(subject).await?);
-        let had = take(aws, &aws.endpoint_url(), stolen, AWSCURRENT, &new).await;
-        next.push(Observed::new(had.values.max(subject.in_environment(&new))));
+    let next_embedded = next_values(&embedded.subject).await?;
+    let next =
+        Evidence::new(Measure::NextValues, next_embedded, next_values(&injected.subject).await?);
+
+    // What is left of the old values: the injected one has as long to let them go as the other takes.
+    let embedded_old = old_values(&embedded.subject, &old, LIMIT).await;
+    let injected_old = old_values(&injected.subject, &old, Duration::ZERO).await;
+
+    if !by_itself {
+        embedded.replace(place).await?;
     }
-
-    // What is left of the old values.
-    let embedded_old = old_values(&embedded, &old, LIMIT).await;
-    let injected_old = old_values(&injected, &old, Duration::ZERO).await;
-
-    // The injected one is replaced, as the shipped service does it: first stopped, then started.
-    let still_old = injected.ground.world.feed.opened_with(&token) == 0;
-    let Subject { ground, running } = &mut injected;
-    let begun = Instant::now();
-    let replaced = async {
-        running.worker.stop().await?;
-        *running = ground.start(place, &place.programs.injected, &[]).await?;
-        running.worker.until("its stream", |worker| worker.log.opened).await?;
-        Ok::<_, Error>(())
-    };
-    let (injected_away, replaced) = without_a_stream(&ground.world.feed, replaced).await;
-    replaced?;
-    let replaced_in = format!("{:.1} s for the new task here", begun.elapsed().as_secs_f64());
-    let by_a_new_task = still_old && ground.world.feed.opened_with(&token) > 0;
-    let replaced_old = old_values(&injected, &old, Duration::ZERO).await;
+    if !injected_by_itself {
+        injected.replace(place).await?;
+    }
+    let injected_seconds = injected.seconds();
+    let (embedded_missed, injected_missed) = (embedded.missed(), injected.missed());
+    let replaced_old = old_values(&injected.subject, &old, Duration::ZERO).await;
 
     let old_values = || -> Attacked {
-        let gone = replaced_old?.amount == 0;
+        let gone = !injected_by_itself && replaced_old?.amount == 0;
         let injected_old = injected_old?.with_if(gone, "none once the task is replaced");
         Ok(Evidence::new(Measure::OldValues, embedded_old?, injected_old))
     };
-    let mut next = next.into_iter();
-    let mut next = || next.next().unwrap_or_default();
+    let new_task =
+        |by_itself: bool, seconds| Observed::new(usize::from(!by_itself)).figure(seconds);
     Ok(vec![
         (
             "rotation-new-task",
             Ok(Evidence::new(
                 Measure::NewTasks,
-                Observed::new(usize::from(!by_itself)).figure(seconds),
-                Observed::new(usize::from(by_a_new_task)).figure(replaced_in),
+                new_task(by_itself, seconds),
+                new_task(injected_by_itself, injected_seconds),
             )),
         ),
-        (
-            "rotation-gap",
-            Ok(Evidence::new(
-                Measure::Gaps,
-                Observed::new(usize::from(embedded_away)),
-                Observed::new(usize::from(injected_away)),
-            )),
-        ),
-        ("code-execution-next-values", Ok(Evidence::new(Measure::NextValues, next(), next()))),
+        ("rotation-gap", Ok(Evidence::new(Measure::PostsMissed, embedded_missed, injected_missed))),
+        ("code-execution-next-values", Ok(next)),
         ("old-values-in-memory", old_values()),
     ])
 }
 
-/// How many of the old values are in a worker's memory once it has had time to let them go.
+/// What whoever is in a container gets of the newest values.
+async fn next_values(subject: &Subject) -> Result<Observed, Error> {
+    let (aws, new) = (&subject.ground.world.aws, subject.values());
+    let stolen = credentials_of(subject).await?;
+    let had = take(aws, &aws.endpoint_url(), stolen, AWSCURRENT, &new).await?;
+    Ok(Observed::new(had.values.max(subject.in_environment(&new))))
+}
+
+/// Of how many of the old values a piece is in a worker's memory, once it has had time to let them go.
 async fn old_values(
     subject: &Subject,
     old: &[String],
@@ -140,8 +181,7 @@ async fn old_values(
 ) -> Result<Observed, Obstacle> {
     let begun = Instant::now();
     loop {
-        let copies = copies(subject, old)?;
-        let left = copies.iter().filter(|copies| **copies > 0).count();
+        let left = traces(subject, old)?;
         if left == 0 || begun.elapsed() >= time {
             return Ok(Observed::new(left));
         }
@@ -151,45 +191,37 @@ async fn old_values(
 
 /// Tasks that start while one of four labels has moved.
 async fn torn(lab: &Lab<'_>, place: &Place) -> Attacked {
-    let embedded = torn_start(lab, place, Model::Embedded);
-    let injected = torn_start(lab, place, Model::Injected);
-    let (embedded, injected) = tokio::try_join!(embedded, injected)?;
-    Ok(Evidence::new(Measure::NewTasks, embedded, injected))
-}
-
-async fn torn_start(lab: &Lab<'_>, place: &Place, model: Model) -> Result<Observed, Error> {
-    let mut ground = Ground::new(lab, model).await?;
-    ground.keys.renew();
-    ground.keys.accept(&ground.world);
-    ground.keys.move_label(&ground.world, 0)?;
-    let (program, variables): (_, &[_]) = match model {
-        Model::Embedded => (&place.programs.embedded, &[POLL]),
-        Model::Injected => (&place.programs.injected, &[]),
+    let Programs { embedded, injected, .. } = &place.programs;
+    let start = async |model, program| {
+        let mut ground = Ground::new(lab, model).await?;
+        ground.keys.renew();
+        ground.keys.accept(&ground.world);
+        ground.keys.move_label(&ground.world, 0)?;
+        let running = ground.start(place, program, POLL).await?;
+        let mut rotating = Rotating::new(Subject { ground, running }, program);
+        let Subject { ground, running } = &mut rotating.subject;
+        let refused = |_: &_| ground.world.feed.statistics().refused.values().sum::<u64>() > 0;
+        running.worker.until("a refusal of the torn set", refused).await?;
+        Ok::<_, Error>(rotating)
     };
-    let token = ground.keys.account().access_token.clone();
-    let Ground { world, keys, .. } = &ground;
-    let mut running = ground.start(place, program, variables).await?;
-    let refused = |_: &_| world.feed.statistics().refused.values().sum::<u64>() > 0;
-    running.worker.until("a refusal of the torn set", refused).await?;
-    (1..SECRETS.len()).try_for_each(|secret| keys.move_label(world, secret))?;
-    let used = |_: &_| world.feed.opened_with(&token) > 0;
-    let observed = |tasks| Observed::new(tasks).with("the service refuses the torn set");
-    // What is in an environment stays as it is, so there is nothing to wait for.
-    if !holds_some(&running, &ground.values()) {
-        let used = running.worker.until("the new keys in use", used);
-        if let Ok(Ok(())) = timeout(LIMIT, used).await {
-            return Ok(observed(0));
-        }
+    let (mut embedded, mut injected) = tokio::try_join!(
+        start(Model::Embedded, embedded.as_path()),
+        start(Model::Injected, injected.as_path()),
+    )?;
+    for rotating in [&embedded, &injected] {
+        let Ground { world, keys, .. } = &rotating.subject.ground;
+        (1..SECRETS.len()).try_for_each(|secret| keys.move_label(world, secret))?;
     }
-    running.worker.stop().await?;
-    running = ground.start(place, program, variables).await?;
-    running.worker.until("the new keys in use", used).await?;
-    Ok(observed(1))
-}
-
-/// Whether a task's environment holds some of the values, and not all.
-fn holds_some(running: &Running, values: &[String]) -> bool {
-    let environment = running.worker.task.environment();
-    let held = |value: &&String| environment.iter().any(|(_, held)| held == *value);
-    (1..values.len()).contains(&values.iter().filter(held).count())
+    let ([by_itself, injected_by_itself], _) = take_over(&mut embedded, &injected).await?;
+    if !by_itself {
+        embedded.replace(place).await?;
+    }
+    if !injected_by_itself {
+        injected.replace(place).await?;
+    }
+    let observed = |by_itself: bool| {
+        Observed::new(usize::from(!by_itself)).with("the service refuses the torn set")
+    };
+    let (embedded, injected) = (observed(by_itself), observed(injected_by_itself));
+    Ok(Evidence::new(Measure::NewTasks, embedded, injected))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::ExitStatus;
 
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -18,26 +19,41 @@ use crate::demo::world::Model;
 /// Logs everything.
 const TRACE: (&str, &str) = ("RUST_LOG", "trace");
 
+/// Names the variables that the worker is to let pass.
+const ALLOW: &str = "ALLOW_ENVIRONMENT";
+
 /// Makes the AWS SDK log bodies.
 const BODIES: (&str, &str) = ("LOG_SENSITIVE_BODIES", "true");
 
-/// The log at TRACE, and the exit code where it ended before its stream was open.
+/// With what the worker ends that does not like its configuration.
+const CONFIGURATION: i32 = 64;
+
+/// The log at TRACE.
 struct Log {
     lines: Vec<u8>,
-    refused: Option<i32>,
+    values: [String; 4],
+    /// How it ended, where its stream was never open.
+    unopened: Option<ExitStatus>,
 }
 
-/// Starts a task in a world of its own, and reads its log until the stream is open.
+/// Starts a task in a world of its own, and reads its log until the stream is open. What is `allowed` is
+/// let through besides what the definition lets through.
 async fn log(
     lab: &Lab<'_>,
     place: &Place,
     model: Model,
     program: &Path,
     variables: &[(&str, &str)],
-) -> Result<(Log, [String; 4]), Error> {
+    allowed: Option<&str>,
+) -> Result<Log, Error> {
     let ground = Ground::new(lab, model).await?;
     let folder = place.folder()?;
-    let command = ground.command(place, program, &folder, variables).await?;
+    let shipped = ground.world.task_definition.variable(ALLOW);
+    let allowed =
+        allowed.map(|name| shipped.into_iter().chain([name]).collect::<Vec<_>>().join(","));
+    let mut variables = variables.to_vec();
+    variables.extend(allowed.as_deref().map(|names| (ALLOW, names)));
+    let command = ground.command(place, program, &folder, &variables).await?;
     let (sender, mut output) = mpsc::unbounded_channel();
     let mut task = Task::spawn(command, &ground.world.task_definition, &sender)?;
     drop(sender);
@@ -54,15 +70,14 @@ async fn log(
     };
     timeout(STUCK, reading).await.map_err(|_| Error::NotReached("the end of a log"))?;
     let status = task.wait().await?;
-    let refused = if opened { None } else { status.code() };
-    Ok((Log { lines, refused }, ground.values()))
+    Ok(Log { lines, values: ground.values(), unopened: (!opened).then_some(status) })
 }
 
-fn observed((log, values): (Log, [String; 4])) -> Observed {
-    let observed = Observed::new(values_in(&log.lines, &values));
-    match log.refused {
-        None => observed,
-        Some(code) => observed.with(format!("it refuses to start, exit {code}")),
+/// What the log of a task that has run holds. One that has not run says nothing of what it would log.
+fn observed(log: &Log) -> Result<Observed, Error> {
+    match log.unopened {
+        None => Ok(Observed::new(values_in(&log.lines, &log.values))),
+        Some(_) => Err(Error::NotReached("the stream of a task that logs everything")),
     }
 }
 
@@ -70,30 +85,32 @@ fn observed((log, values): (Log, [String; 4])) -> Observed {
 pub(super) async fn log_at_trace(lab: &Lab<'_>, place: &Place) -> Attacked {
     let programs = &place.programs;
     let (embedded, injected, unhardened) = tokio::try_join!(
-        log(lab, place, Model::Embedded, &programs.embedded, &[TRACE]),
-        log(lab, place, Model::Injected, &programs.injected, &[TRACE]),
-        log(lab, place, Model::Injected, &programs.unhardened, &[TRACE]),
+        log(lab, place, Model::Embedded, &programs.embedded, &[TRACE], None),
+        log(lab, place, Model::Injected, &programs.injected, &[TRACE], None),
+        log(lab, place, Model::Injected, &programs.unhardened, &[TRACE], None),
     )?;
-    let evidence = Evidence::new(Measure::Values, observed(embedded), observed(injected));
-    Ok(Evidence { unhardened: Some(observed(unhardened)), ..evidence })
+    let evidence = Evidence::new(Measure::Values, observed(&embedded)?, observed(&injected)?);
+    Ok(Evidence { unhardened: Some(observed(&unhardened)?), ..evidence })
 }
 
 /// The SDK is told to log bodies, and the worker to let that pass.
 pub(super) async fn log_of_bodies(lab: &Lab<'_>, place: &Place) -> Attacked {
     let programs = &place.programs;
-    let allowed = [TRACE, BODIES, ("ALLOW_ENVIRONMENT", BODIES.0)];
+    let (variables, allowed) = ([TRACE, BODIES], Some(BODIES.0));
     let (refused, embedded, injected) = tokio::try_join!(
-        log(lab, place, Model::Embedded, &programs.embedded, &[TRACE, BODIES]),
-        log(lab, place, Model::Embedded, &programs.embedded, &allowed),
-        log(lab, place, Model::Injected, &programs.injected, &allowed),
+        log(lab, place, Model::Embedded, &programs.embedded, &variables, None),
+        log(lab, place, Model::Embedded, &programs.embedded, &variables, allowed),
+        log(lab, place, Model::Injected, &programs.injected, &variables, allowed),
     )?;
-    let refused = observed(refused);
-    let mut embedded = observed(embedded);
-    for fact in refused.facts {
-        embedded =
-            embedded.with(format!("unless ALLOW_ENVIRONMENT lets the variable pass, {fact}"));
-    }
-    Ok(Evidence::new(Measure::Values, embedded, observed(injected)))
+    let refuses = match refused.unopened.map(|status| status.code()) {
+        None => "with the variable alone it starts, too",
+        Some(Some(CONFIGURATION)) => {
+            "unless ALLOW_ENVIRONMENT lets the variable pass, it refuses to start, exit 64"
+        }
+        Some(_) => return Err(Error::NotReached("a refusal of the variable").into()),
+    };
+    let embedded = observed(&embedded)?.with(refuses);
+    Ok(Evidence::new(Measure::Values, embedded, observed(&injected)?))
 }
 
 /// Aborts all three workers, and reads the core files. Nobody runs afterwards.

@@ -18,6 +18,9 @@ use crate::demo::world::{Model, World, keys_of};
 /// Posts a second: enough to see that rows are written.
 const RATE: Option<NonZeroU32> = NonZeroU32::new(5);
 
+/// Posts a second of a live feed: more than one in the time that any start of a task takes.
+const LIVE_RATE: Option<NonZeroU32> = NonZeroU32::new(50);
+
 /// Starts its arguments with as much room for a core file as may be had, so that it is the worker's own
 /// doing where there is none.
 const ROOM_FOR_CORES: &str = r#"ulimit -S -c "$(ulimit -H -c)" && exec "$0" "$@""#;
@@ -31,13 +34,27 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) async fn new(lab: &Lab<'_>, model: Model) -> Result<Self, Error> {
+        Self::with(lab, model, RATE, false).await
+    }
+
+    /// One whose feed sends on while nobody has a stream.
+    pub(super) async fn live(lab: &Lab<'_>, model: Model) -> Result<Self, Error> {
+        Self::with(lab, model, LIVE_RATE, true).await
+    }
+
+    async fn with(
+        lab: &Lab<'_>,
+        model: Model,
+        rate: Option<NonZeroU32>,
+        live: bool,
+    ) -> Result<Self, Error> {
         let mut rng = fastrand::Rng::with_seed(lab.seed);
         let account = Account::generated(&mut rng);
         let keys = KeyRotation::new(account.clone(), rng);
         let source =
             Source::Generated { seed: lab.seed, track: "Amazon".to_owned(), matching: 1.0 };
         let options =
-            Options { rate: RATE, ..Options::new(vec![account], source, lab.clock.clone()) };
+            Options { rate, live, ..Options::new(vec![account], source, lab.clock.clone()) };
         let world = Box::pin(World::of(model, lab.root, lab.clock.clone(), options)).await?;
         Ok(Self { model, world, keys })
     }
@@ -115,7 +132,16 @@ impl Subject {
         program: &Path,
         variables: &[(&str, &str)],
     ) -> Result<Self, Error> {
-        let ground = Ground::new(lab, model).await?;
+        Self::start_on(Ground::new(lab, model).await?, place, program, variables).await
+    }
+
+    /// The same in a world that is there.
+    pub(super) async fn start_on(
+        ground: Ground,
+        place: &Place,
+        program: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self, Error> {
         let mut running = ground.start(place, program, variables).await?;
         running.worker.until("its stream", |worker| worker.log.opened).await?;
         Ok(Self { ground, running })

@@ -181,6 +181,7 @@ impl Report {
     pub fn complaints(&self) -> Vec<&'static str> {
         let Self { embedded, injected, .. } = self;
         let well = "exit status: 0";
+        let as_claimed = self.probes.iter().all(|finding| finding.as_claimed);
         let checks = [
             (embedded.rows_lost == 0, "the embedded side lost rows"),
             (embedded.rows_differing == 0, "the embedded side changed rows"),
@@ -195,6 +196,7 @@ impl Report {
             (injected.worker_exit == well, "the injected worker did not end well"),
             (injected.ended_by_itself.is_empty(), "an injected worker ended by itself"),
             (self.probes_complete, "not every attack was made"),
+            (as_claimed, "an attack did not find what is claimed"),
         ];
         checks.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint).collect()
     }

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use twitterstream::demo::feed_server::Account;
+use twitterstream::demo::key_rotation::KeyRotation;
 use twitterstream::demo::probes::{self, Finding, Lab, Programs, Verdict};
 use twitterstream::demo::review::review;
-use twitterstream::demo::world::keys_of;
+use twitterstream::demo::world::{SECRETS, keys_of};
 use twitterstream::telemetry::chain;
 
 use crate::support::{clock, holding, skipped};
@@ -49,11 +50,42 @@ async fn every_probe_finds_what_the_table_says_and_tells_no_value() {
     let other: Vec<_> = findings.iter().filter(|finding| !finding.as_claimed).collect();
     assert_eq!(serde_json::to_string_pretty(&other).unwrap(), "[]");
     assert!(findings.iter().any(|finding| finding.skipped.is_none()));
+    // What was not run here is marked, and the file has no marks.
+    let ran = findings.iter().filter(|finding| finding.skipped.is_none());
+    let ran: Vec<_> = ran.cloned().collect();
     let file = fs::read_to_string(root().join("docs/security-review.md")).unwrap();
-    assert!(review(&findings) == file, "docs/security-review.md is not what was found");
-    let values = keys_of(&Account::generated(&mut fastrand::Rng::with_seed(seed)));
-    let told = serde_json::to_string(&findings).unwrap();
+    assert!(review(&ran) == file, "docs/security-review.md is not what was found");
+    // Those in force, those after a rotation, and those before.
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let account = Account::generated(&mut rng);
+    let mut keys = KeyRotation::new(account.clone(), rng);
+    keys.renew();
+    let mut values = [keys_of(&account), keys_of(keys.account())].concat();
+    values.extend(SECRETS.map(|name| format!("older-value-of-{name}")));
+    let told = serde_json::to_string(&findings).unwrap() + &review(&findings);
     assert_eq!(holding(&[&told], &values), [""; 0]);
+    // They would be found, as these are what the worlds have.
+    for value in &values {
+        assert_eq!(holding(&[&format!("a {value} b")], &values).len(), 1);
+    }
+    for finding in ran {
+        comes_out_either_way(finding);
+    }
+}
+
+/// The verdict of a probe follows its evidence, whichever model is the better off.
+fn comes_out_either_way(finding: Finding) {
+    let id = finding.probe.id;
+    let mut evidence = finding.evidence.unwrap();
+    for (embedded, injected, verdict) in [
+        (0, 1, Verdict::Embedded),
+        (1, 0, Verdict::Injected),
+        (0, 0, Verdict::Equal),
+        (1, 1, Verdict::Equal),
+    ] {
+        (evidence.embedded.amount, evidence.injected.amount) = (embedded, injected);
+        assert_eq!(evidence.verdict(), verdict, "{id}");
+    }
 }
 
 /// A shipped file, and what is done to it.
@@ -91,10 +123,21 @@ fn with_statement_of(name: &'static str, index: usize) -> impl Fn(&mut Value) {
 async fn where_the_models_differ_otherwise_the_probes_say_otherwise() {
     let may_read = with_statement_of("task-role-embedded.json", 0);
     let may_inject = with_statement_of("task-execution-role-injected.json", 3);
-    let names_a_value = |document: &mut Value| {
+    // What somebody has committed, and the four secrets, which the worker is told to let pass.
+    let injects_too = |document: &mut Value| {
         let container = &mut document["containerDefinitions"][0];
-        container["environment"].as_array_mut().unwrap().push(json!({
-            "name": "NOTE", "value": "arn:aws:secretsmanager:$REGION:$AWSACCOUNT:secret:NOTE" }));
+        container["environment"].as_array_mut().unwrap().extend([
+            json!({ "name": "API_TOKEN", "value": "somebody's" }),
+            json!({ "name": "ALLOW_ENVIRONMENT", "value": SECRETS.join(",") }),
+        ]);
+        container["secrets"] = SECRETS
+            .map(|name| {
+                let secret = format!("secret:{name}-XXXXXX");
+                let arn = format!("arn:aws:secretsmanager:$REGION:$AWSACCOUNT:{secret}");
+                json!({ "name": name, "valueFrom": arn })
+            })
+            .to_vec()
+            .into();
     };
     let folder = changed(&[
         // The injected task may read the secrets itself, and its execution role is no other than the
@@ -104,7 +147,7 @@ async fn where_the_models_differ_otherwise_the_probes_say_otherwise() {
         ("iam/secret-resource-policy.json", &|document| {
             document["Statement"][0]["Effect"] = "Allow".into();
         }),
-        ("task-definition/embedded.json", &names_a_value),
+        ("task-definition/embedded.json", &injects_too),
     ]);
     // And it is not hardened.
     let programs = Programs { injected: programs().unhardened, ..programs() };
@@ -122,6 +165,16 @@ async fn where_the_models_differ_otherwise_the_probes_say_otherwise() {
         ("ssrf-credentials", Verdict::Equal),
         ("shared-execution-role", Verdict::Equal),
         ("older-versions", Verdict::Equal),
+        // The embedded task is given the values, too.
+        ("environ-root", Verdict::Equal),
+        ("exec-environment", Verdict::Equal),
+        ("child-environment", Verdict::Equal),
+        ("environ-after-unset", Verdict::Equal),
+        ("inspect-environment", Verdict::Equal),
+        ("crash-reporter", Verdict::Equal),
+        ("audit-of-reads", Verdict::Equal),
+        ("old-values-in-memory", Verdict::Equal),
+        ("task-definition", Verdict::Injected),
     ] {
         let finding = findings.iter().find(|finding| finding.probe.id == id).unwrap();
         assert_ne!(finding.probe.last.verdict, verdict, "{id} says so anyway");
@@ -130,8 +183,7 @@ async fn where_the_models_differ_otherwise_the_probes_say_otherwise() {
         assert!(!run || !finding.as_claimed, "{id}");
     }
     // What differs and is no verdict is seen, too.
-    for id in ["credentials-bound-to-endpoint", "task-definition"] {
-        let finding = findings.iter().find(|finding| finding.probe.id == id).unwrap();
-        assert!(!finding.as_claimed, "{finding:?}");
-    }
+    let bound = |finding: &&Finding| finding.probe.id == "credentials-bound-to-endpoint";
+    let finding = findings.iter().find(bound).unwrap();
+    assert!(!finding.as_claimed, "{finding:?}");
 }

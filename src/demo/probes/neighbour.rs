@@ -124,7 +124,7 @@ async fn as_user_of_root_with(
 }
 
 /// Whether a root can be had that has no more than these capabilities, and whether such a root, with
-/// CAP_SYS_PTRACE besides Docker's, reads what is not hardened. What refuses otherwise may be the tool.
+/// `CAP_SYS_PTRACE` besides Docker's, reads what is not hardened. What refuses otherwise may be the tool.
 async fn setpriv_works(place: &Place, trio: &Trio, capabilities: &str) -> Result<(), Obstacle> {
     place.as_root()?;
     let mut setpriv = place.command("setpriv");

@@ -102,14 +102,14 @@ pub(super) async fn log_of_bodies(lab: &Lab<'_>, place: &Place) -> Attacked {
         log(lab, place, Model::Embedded, &programs.embedded, &variables, allowed),
         log(lab, place, Model::Injected, &programs.injected, &variables, allowed),
     )?;
-    let refuses = match refused.unopened.map(|status| status.code()) {
+    let without = match refused.unopened.map(|status| status.code()) {
         None => "with the variable alone it starts, too",
         Some(Some(CONFIGURATION)) => {
             "unless ALLOW_ENVIRONMENT lets the variable pass, it refuses to start, exit 64"
         }
         Some(_) => return Err(Error::NotReached("a refusal of the variable").into()),
     };
-    let embedded = observed(&embedded)?.with(refuses);
+    let embedded = observed(&embedded)?.with(without);
     Ok(Evidence::new(Measure::Values, embedded, observed(&injected)?))
 }
 

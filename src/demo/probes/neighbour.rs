@@ -76,7 +76,7 @@ async fn ptrace_same_user(place: &Place, trio: &Trio) -> Attacked {
         let mut strace = strace.spawn().map_err(missing)?;
         let errors = strace.stderr.take().ok_or(Error::NotReached("strace's word"))?;
         let mut errors = BufReader::new(errors).lines();
-        let line = timeout(Duration::from_secs(10), errors.next_line()).await;
+        let line = timeout(Duration::from_mins(2), errors.next_line()).await;
         let line = line.ok().and_then(Result::ok).flatten().unwrap_or_default();
         let attached = line.contains(" attached");
         let _ = strace.kill().await;

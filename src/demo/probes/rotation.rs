@@ -19,7 +19,7 @@ use crate::demo::world::{Model, SECRETS};
 const POLL: &[(&str, &str)] = &[("ROTATION_POLL", "1s")];
 
 /// How long a worker may take to use new values, and to let the old ones go.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(100);
 
 /// For how long old values must be in use to be called still in use: some polls.
 const STILL: Duration = Duration::from_secs(5);

@@ -458,7 +458,7 @@ pub const PROBES: &[Probe] = &[
         threat: Threat::Rotation,
         given: "the memory of a task after a rotation",
         claim: "After a rotation the embedded worker holds nothing of the old values; the injected one holds nothing else until it is replaced.",
-        method: "All memory of both is searched for pieces of the old values, of 12 bytes or more, once the embedded one has let them go, or had 30 s more for it, and of the injected one once more after it was replaced. Both have the same time.",
+        method: "All memory of both is searched for pieces of the old values, of 12 bytes or more, once the embedded one has let them go, or had 100 s more for it, and of the injected one once more after it was replaced. Both have the same time.",
         on_fargate: "Old keys matter where the service accepts them for a while, and where keys are rotated because they leaked.",
         command: "cargo demo --scan (as root)",
         last: Last {

@@ -61,7 +61,7 @@ pub const PROBES: &[Probe] = &[
         given: "a sidecar in the same PID namespace",
         claim: "With `pidMode: task` a sidecar sees the worker's process, and reads its environment only where it is \
                 of the same user and the worker is dumpable.",
-        method: "`/proc/PID/environ` is read as the worker's user and as another, `/proc/PID/cmdline` as another.",
+        method: "`/proc/PID/environ` is read as the worker's user and as another, `/proc/PID/cmdline` as another. No second container is made: what a shared namespace gives is that the process can be seen, and it can be here.",
         on_fargate: "`pidMode` is not set in the shipped definitions; then a sidecar does not even see the process.",
         command: "aws ecs describe-task-definition --task-definition twitterstream-embedded \
                   --query taskDefinition.pidMode",
@@ -277,9 +277,9 @@ pub const PROBES: &[Probe] = &[
         id: "log-at-trace",
         threat: Threat::Spill,
         given: "a log of everything",
-        claim: "No value is logged in either model, even at TRACE, by the worker or a library.",
+        claim: "No value is logged in either model until the stream is open, even at TRACE, by the worker or a library.",
         method: "A task of each model runs with RUST_LOG=trace until its stream is open; its log is searched for the values in every encoding.",
-        on_fargate: "The same log goes to CloudWatch, where more people read than may read the secrets.",
+        on_fargate: "The same log goes to CloudWatch, where more people read than may read the secrets. One exception is known: a server that quotes old keys after they were rotated out (docs/limits.md).",
         command: "scripts/bringup.sh --env RUST_LOG=trace, then aws logs filter-log-events --log-group-name twitterstream --filter-pattern VALUE",
         last: Last {
             verdict: Equal,
@@ -321,7 +321,7 @@ pub const PROBES: &[Probe] = &[
     Probe {
         id: "ssrf-credentials",
         threat: Threat::TaskRole,
-        given: "a request of the worker's that an attacker can point anywhere",
+        given: "a request of the worker's that an attacker can point anywhere, who knows the URI of the credentials endpoint",
         claim: "Whoever learns the URI of the credentials endpoint and can make the worker ask it has the task role, and uses it from anywhere: with the secrets where the model is embedded, without them where it is injected.",
         method: "The right URI is put in: the attacker is told it. The endpoint is asked for a guessed URI, then for the right one without a header; Secrets Manager is asked with what it gives, from outside.",
         on_fargate: "The precondition is the URI: a random UUID, which stands in the environment alone. Whoever reads it there reads injected values, too. The worker asks no URL that a post contains, and follows no redirect.",
@@ -337,9 +337,9 @@ pub const PROBES: &[Probe] = &[
         id: "credentials-bound-to-endpoint",
         threat: Threat::TaskRole,
         given: "the task's credentials, used elsewhere, with the secrets bound to a VPC endpoint",
-        claim: "With iam/secret-resource-policy.json the task role's credentials are worth nothing outside the VPC endpoint.",
+        claim: "With iam/secret-resource-policy.json the task role's credentials fetch no secret outside the VPC endpoint.",
         method: "The policy is put on the four secrets; the task role's session is used outside the endpoint, and through it.",
-        on_fargate: "It takes away what injection has ahead in the probe before this one: a thief must be in the VPC. `scripts/bringup.sh --vpc-endpoint` puts it.",
+        on_fargate: "A thief must be in the VPC then; there, and for writing rows, the credentials are still good. `scripts/bringup.sh --vpc-endpoint` sets it.",
         command: "scripts/bringup.sh --vpc-endpoint ID; then aws secretsmanager get-secret-value with the task's credentials from a laptop",
         last: Last {
             verdict: Equal,
@@ -369,7 +369,7 @@ pub const PROBES: &[Probe] = &[
         given: "the audit trail, after somebody in the container took the values",
         claim: "Where the worker fetches its secrets, the shortest way to them from within the container leaves an event for each; where they were injected it leaves none.",
         method: "`env` is called in the container; where that shows nothing, Secrets Manager is asked with the task role. Then the answered reads of the task's own session are counted in the local trail.",
-        on_fargate: "The embedded worker reads each version once, so any further GetSecretValue means something. `scripts/bringup.sh --alarm` sends a mail of one by anybody else, and of one with the task role by a program that does not name itself like the worker; whoever does is in the trail alone. With injection the trail names the task execution role at each start, and nobody later. Who reads the worker's memory is seen in neither.",
+        on_fargate: "The embedded worker reads each version once, so any further GetSecretValue means something. `scripts/bringup.sh --alarm` sends a mail when any other role reads but the injected model's execution role, and when a program with the task role does that does not name itself like the worker; whoever does is in the trail alone. With injection the trail names the task execution role at each start, and nobody later. Who reads the worker's memory is seen in neither.",
         command: "aws cloudtrail lookup-events --lookup-attributes AttributeKey=EventName,AttributeValue=GetSecretValue",
         last: Last {
             verdict: Embedded,
@@ -384,7 +384,7 @@ pub const PROBES: &[Probe] = &[
         given: "another service's task definition with the same task execution role",
         claim: "The injected model's task execution role reads the secrets for every task definition that names it; the embedded one's reads none.",
         method: "A definition of another service names the four secrets and the model's execution role, and the agent resolves them.",
-        on_fargate: "Task execution roles are commonly shared, ecsTaskExecutionRole by a whole account. It takes ecs:RegisterTaskDefinition, ecs:RunTask and iam:PassRole on that role. Whoever may pass the embedded model's task role has the values, too: pass neither to others.",
+        on_fargate: "Task execution roles are commonly shared, ecsTaskExecutionRole by a whole account. It takes ecs:RegisterTaskDefinition, ecs:RunTask and iam:PassRole on that role. Whoever may pass the embedded model's task role has the values, too: pass neither to others. The optional alarm is silent about reads of the injected model's execution role, whoever uses it.",
         command: "aws ecs list-task-definitions, and for each describe-task-definition --query taskDefinition.executionRoleArn: who else names it?",
         last: Last {
             verdict: Embedded,
@@ -412,9 +412,9 @@ pub const PROBES: &[Probe] = &[
         id: "rotation-new-task",
         threat: Threat::Rotation,
         given: "a rotation of all four secrets",
-        claim: "The embedded worker takes a rotation over by itself; the injected one goes on with the old values until somebody replaces its task.",
+        claim: "The embedded worker takes a rotation over by itself; the injected one goes on with the old values until its task is replaced.",
         method: "All four labels move while both run with a poll of 1 s, and the service accepts old and new keys. Both have until the embedded one has a stream with the new keys, and 5 s at least; a task that has none by then is replaced, and must have one.",
-        on_fargate: "A new task takes about a minute on Fargate, and somebody, or some Lambda function, that starts it. Until then the task is as good as the old keys.",
+        on_fargate: "The embedded worker learns of it within a second from the queue (`--rotation-queue`), else by the next poll, 66 s at the most; with x-v2 the open stream stays that of the old keys until X ends it. A new task takes about a minute on Fargate, and has to be started by whoever rotates, or by a Lambda function. If nobody does, and the service ends the old keys, ECS's health check replaces it once there has been no stream for ten minutes.",
         command: "scripts/rotate.sh, and the log line `rotated`",
         last: Last {
             verdict: Embedded,
@@ -429,7 +429,7 @@ pub const PROBES: &[Probe] = &[
         given: "the stream during a rotation",
         claim: "The embedded worker opens a stream with the new keys while the old one still delivers; a task that is replaced has no stream until the new one has started.",
         method: "A live feed of 50 posts a second counts what falls due while nobody has a stream, from the rotation until the new keys are in use; the injected task is replaced as the shipped service does it: stopped, then started.",
-        on_fargate: "What a live feed sends in that time, some 30 to 60 s, reaches nobody. Starting the new task first would have both fight for the one stream. With x-v2 the old stream is read until X ends it, and the new one opened then.",
+        on_fargate: "What a live feed sends in that time, about a minute, reaches nobody. Starting the new task first would have both fight for the one stream. This is v1.1: with x-v2 the old stream is read until X ends it, and the new one opened then.",
         command: "scripts/rotate.sh, and the log lines `the stream is open`",
         last: Last {
             verdict: Embedded,
@@ -444,7 +444,7 @@ pub const PROBES: &[Probe] = &[
         given: "a task that starts in the middle of a rotation",
         claim: "A task that starts when one of four labels has moved has a set that no service accepts; the embedded worker looks again, the injected one needs another task.",
         method: "Each model starts when one label has moved; once the service has refused the set the others move. Both have until the embedded one has a stream, and 5 s at least; then a task that has none is replaced.",
-        on_fargate: "One JSON secret for all four cannot tear, in either model: README.md, One secret or four.",
+        on_fargate: "One JSON secret for all four cannot tear, in either model: [One secret or four](../README.md#one-secret-or-four).",
         command: "aws secretsmanager put-secret-value for one of the four, aws ecs update-service --force-new-deployment, then the other three",
         last: Last {
             verdict: Embedded,
@@ -504,7 +504,7 @@ pub const PROBES: &[Probe] = &[
         given: "Secrets Manager is away when a task starts",
         claim: "While Secrets Manager is away no task of either model starts.",
         method: "Every call to Secrets Manager fails with 503 when the tasks start, and then no more.",
-        on_fargate: "With injection ECS retries for every program, without a line of code; with the embedded model the program must, as this one does for START_LIMIT, and it saves the new task.",
+        on_fargate: "With injection ECS retries for every program, without a line of code; with the embedded model the program must, as this one does for START_LIMIT, 10 minutes in the shipped definition; after some 6 minutes without a stream the health check replaces the task, too.",
         command: "Take the network path away for the start: remove the rule for port 443 from the security group of the VPC endpoint, or the route to the NAT. (A policy that denies is no stand-in: the worker takes it for final, and ends with 69)",
         last: Last {
             verdict: Equal,

@@ -124,7 +124,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         self.reopen()?;
         let Some(database) = &self.database else { return Ok(()) };
-        let first = added.clone().next();
+        let mut numbers = added.clone().map(|(number, _)| number).peekable();
         match change(database, added, removed) {
             Ok((bytes, rows, next)) => {
                 (self.bytes, self.rows, self.next) = (bytes, rows, self.next.max(next));
@@ -132,18 +132,20 @@ impl Spool {
             }
             Err(error) => {
                 let failed = self.failed(error);
-                // A disk may have taken what it said to have failed with. It is all there then, or nothing.
-                let is_there = first.is_some_and(|(number, _)| self.has(number));
+                // A disk may have taken what it said to have failed with.
+                let is_there = numbers.peek().is_some() && self.has_all(numbers);
                 if is_there { Ok(()) } else { Err(failed) }
             }
         }
     }
 
-    /// Whether a row of this number is known to be there.
-    fn has(&mut self, number: u64) -> bool {
+    /// Whether rows of all these numbers are known to be there.
+    fn has_all(&mut self, mut numbers: impl Iterator<Item = u64>) -> bool {
         let found = self.reopen().ok().and(self.database.as_ref()).map(|database| {
             let rows = database.begin_read()?.open_table(ROWS)?;
-            Ok::<_, redb::Error>(rows.get(number)?.is_some())
+            numbers.try_fold(true, |all, number| {
+                Ok::<_, redb::Error>(all && rows.get(number)?.is_some())
+            })
         });
         matches!(found, Some(Ok(true)))
     }
@@ -450,6 +452,18 @@ mod tests {
             let (mut spool, aside) = Spool::open(folder.path(), LIMIT).unwrap();
             assert!(aside.is_some() || rows(&mut spool).len() == 100, "{length}");
         }
+    }
+
+    #[test]
+    fn what_a_failed_transaction_has_left_is_known_row_by_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = open(folder.path());
+        commit(&mut spool, 0..3, 0..0);
+        // As after an error.
+        spool.database = None;
+        assert!(spool.has_all(0..3));
+        assert!(!spool.has_all(0..4));
+        assert!(!spool.has_all([7].into_iter()));
     }
 
     #[test]

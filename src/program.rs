@@ -35,7 +35,7 @@ const UNHEALTHY: u8 = 1;
 /// A bug (`EX_SOFTWARE`).
 const BUG: i32 = 70;
 
-/// How many lines wait for whoever reads the log, at the most; some 6 MB.
+/// How many lines wait for whoever reads the log, at the most: some 6 MB of posts as long as most are.
 const LOG_LINES: usize = 16_384;
 
 /// How long the last of them may take. The guard itself gives its thread 1.1 s.

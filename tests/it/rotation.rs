@@ -160,7 +160,7 @@ async fn each_change_of_the_credentials_state_is_one_event_with_before_and_after
 
 #[tokio::test]
 async fn a_label_that_moves_back_is_a_rotation_like_another() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let secrets = aws_sdk_secretsmanager::Client::new(&stage.administrator());
     let mut before = Vec::new();
     for secret in SECRETS {
@@ -209,7 +209,7 @@ fn permutations() -> Vec<[usize; 4]> {
 async fn a_torn_set_never_takes_the_stream_down_and_always_ends_on_the_new_set() {
     let orders = permutations();
     assert_eq!(orders.len(), 24);
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     // The SDK's lines at TRACE would take most of the time of a hundred looks.
     let log = ("RUST_LOG", "info,twitterstream=trace");
@@ -257,7 +257,7 @@ async fn a_torn_set_never_takes_the_stream_down_and_always_ends_on_the_new_set()
 
 #[tokio::test]
 async fn a_set_that_the_service_accepts_late_does_not_disturb_the_stream_and_is_adopted_then() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1s")]);
     run.message("the stream is open").await;
@@ -278,7 +278,7 @@ async fn a_set_that_the_service_accepts_late_does_not_disturb_the_stream_and_is_
 
 #[tokio::test]
 async fn while_secrets_manager_is_away_the_set_in_use_serves_on_and_one_line_says_so() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1s")]);
     run.message("the stream is open").await;
@@ -306,7 +306,7 @@ async fn while_secrets_manager_is_away_the_set_in_use_serves_on_and_one_line_say
 
 #[tokio::test]
 async fn without_the_grant_to_look_the_worker_runs_on_and_says_what_to_grant() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut policy = stage.world.document("task-role-embedded.json").unwrap();
     let statements = policy["Statement"].as_array_mut().unwrap();
     statements.retain(|statement| statement["Sid"] != "SeeWhereTheLabelsAre");
@@ -324,7 +324,7 @@ async fn without_the_grant_to_look_the_worker_runs_on_and_says_what_to_grant() {
 /// what it accepts is AWSPENDING.
 #[tokio::test]
 async fn a_refused_current_set_is_bridged_by_the_pending_one_where_that_is_allowed() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let mut policy = stage.world.document("task-role-embedded.json").unwrap();
     policy["Statement"][0]["Condition"]["StringEquals"]["secretsmanager:VersionStage"] =
         json!(["AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"]);
@@ -362,7 +362,7 @@ async fn a_refused_current_set_is_bridged_by_the_pending_one_where_that_is_allow
 
 #[tokio::test]
 async fn an_event_in_the_queue_is_answered_by_a_look() {
-    let stage = Stage::set(flowing(300)).await;
+    let stage = Stage::set(flowing(100)).await;
     let queue_url = stage.world.add_rotation_queue().await.unwrap();
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1h"), ("ROTATION_QUEUE_URL", &queue_url)]);
@@ -393,7 +393,7 @@ async fn what_does_not_belong_into_the_queue_is_counted_and_deleted() {
 
 #[tokio::test]
 async fn without_its_queue_the_worker_polls_and_one_line_says_so() {
-    let stage = Stage::set(flowing(200)).await;
+    let stage = Stage::set(flowing(100)).await;
     let queue_url = stage.world.add_rotation_queue().await.unwrap();
     let mut keys = stage.keys();
     let mut run = stage.start(&[("ROTATION_POLL", "1s"), ("ROTATION_QUEUE_URL", &queue_url)]);

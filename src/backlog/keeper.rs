@@ -303,9 +303,10 @@ impl Keeper {
         };
         let rows: Vec<_> = self.added.extract_if(.., fits_not).collect();
         for (number, row, _room) in rows {
-            // A copy alone is no loss.
+            // A copy alone is no loss. At the end a row that is let go of stays among those that wait, and
+            // is told of with them.
             let is_copy = self.in_hand.remove(&number);
-            if !is_copy && self.to_memory(number, row).is_err() {
+            if !is_copy && self.to_memory(number, row).is_err() && !self.ending {
                 self.desk.counts.rows_dropped.increment();
             }
         }

@@ -538,7 +538,7 @@ mod tests {
             backlog.accept(row(number));
         }
         flush(backlog, rest).await;
-        assert_eq!((counts.rows_in_spool.level(), counts.rows_dropped.count()), (10, 5));
+        assert_eq!(counts.rows_in_spool.level(), 10);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Serialize;
 
-use crate::aws::{Answer, Terse, is_denial, no_task_role};
+use crate::aws::{Answer, Terse, http_client, is_denial, no_task_role};
 
 /// The longest partition key, the longest sort key and the largest item, in bytes ("Quotas in Amazon
 /// DynamoDB").
@@ -160,6 +160,14 @@ impl Table {
         Self { client: Client::from_conf(config), name }
     }
 
+    /// The same table by connections of its own, for a thread that shall not depend on another one: a
+    /// connection is driven by the runtime that opened it.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        let config = self.client.config().to_builder().http_client(http_client(usize::MAX)).build();
+        Self { client: Client::from_conf(config), name: self.name.clone() }
+    }
+
     /// Its name or ARN.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -246,27 +254,85 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::thread;
+    use std::time::Duration;
+
     use aws_config::{BehaviorVersion, Region};
     use aws_credential_types::Credentials;
     use aws_credential_types::provider::SharedCredentialsProvider;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+    use tokio::runtime::Runtime;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
 
     use super::*;
-    use crate::aws::http_client;
 
-    #[tokio::test]
-    async fn a_put_names_its_version_and_carries_none_of_the_sdks_ids() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn table_at(address: SocketAddr) -> Table {
         let credentials = Credentials::new("id", "key", None, None, "test");
         let sdk = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-west-2"))
-            .endpoint_url(format!("http://{}", listener.local_addr().unwrap()))
+            .endpoint_url(format!("http://{address}"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .http_client(http_client(0))
+            .http_client(http_client(usize::MAX))
             .build();
-        let table = Table::new(&sdk, "table".to_owned());
+        Table::new(&sdk, "table".to_owned())
+    }
+
+    /// Takes every item that comes on a connection.
+    fn take_items(connection: &TcpStream) -> std::io::Result<()> {
+        let mut requests = BufReader::new(connection);
+        loop {
+            let (mut line, mut length) = (String::new(), 0);
+            while line != "\r\n" {
+                line.clear();
+                if requests.read_line(&mut line)? == 0 {
+                    return Ok(());
+                }
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                    length = value.trim_end().parse().unwrap();
+                }
+            }
+            requests.read_exact(&mut vec![0; length])?;
+            requests.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")?;
+        }
+    }
+
+    #[test]
+    fn a_table_with_its_own_connections_waits_for_no_other_runtime() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let table = table_at(listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let connection = connection.unwrap();
+                thread::spawn(move || take_items(&connection));
+            }
+        });
+        let runtime = || -> Runtime {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        };
+        let (idle, busy) = (runtime(), runtime());
+        idle.block_on(async {
+            table.put(&Row::default()).await.unwrap();
+            // The connection goes back to where the next call would find it.
+            for _ in 0..100 {
+                yield_now().await;
+            }
+        });
+        // From here on nothing drives `idle`, nor what it opened.
+        let own = table.with_own_connections();
+        let put = busy
+            .block_on(async { timeout(Duration::from_mins(1), own.put(&Row::default())).await });
+        put.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_put_names_its_version_and_carries_none_of_the_sdks_ids() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let table = table_at(listener.local_addr().unwrap());
         let row = Row::default();
         let head = async {
             let (mut client, _) = listener.accept().await.unwrap();

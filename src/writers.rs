@@ -2,7 +2,9 @@
 //! each row until it is there.
 //!
 //! A writer has a runtime of its own for its thread alone, which costs a third less of processor time
-//! than one runtime over all threads does, and reading never waits for it.
+//! than one runtime over all threads does, and reading never waits for it. So it has connections of its
+//! own, too: over those that the other one opened, each call would wake that one's thread and wait for
+//! it, which costs a third as much again.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Barrier, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::backlog::Waiting;
@@ -57,11 +59,9 @@ impl Writers {
         let writers = processors.clamp(1, WRITERS);
         let (end, ended) = mpsc::channel(1);
         let leave = watch::Sender::new(false);
-        let all_written = Arc::new(Barrier::new(writers));
         for _ in 0..writers {
             let (table, rows, counts) = (table.clone(), rows.clone(), Arc::clone(counts));
             let (end, mut left) = (end.clone(), leave.subscribe());
-            let all_written = Arc::clone(&all_written);
             let (report, begun) = std::sync::mpsc::channel();
             thread::Builder::new().name("writer".to_owned()).spawn(move || {
                 // Made here, because a runtime must not be dropped where another one runs.
@@ -71,14 +71,10 @@ impl Writers {
                         Err(error) => return drop(report.send(error)),
                     };
                 drop(report);
+                let table = table.with_own_connections();
                 runtime.block_on(async {
-                    let written = async {
-                        write_all(&table, &rows, IN_FLIGHT / writers, &counts).await;
-                        // Connections are shared, and end with the runtime of the writer that opened them.
-                        all_written.wait().await;
-                    };
                     tokio::select! {
-                        () = written => {}
+                        () = write_all(&table, &rows, IN_FLIGHT / writers, &counts) => {}
                         // What is under way is let go of, and goes to the disk.
                         _ = left.wait_for(|leave| *leave) => {}
                     }
